@@ -1,0 +1,164 @@
+//! What the store remembers: links, intents, runs, the journal, failures.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{DefguardId, Email, ExternalId, Failure, Mxid, Subject, Username};
+
+/// The tie between a person and the account that is theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Whose account it is.
+    pub id: DefguardId,
+    /// The username when last seen.
+    pub username: Username,
+    /// The subject that the account carries; `None` until it could be put there.
+    pub subject: Option<Subject>,
+    /// The account; it never changes.
+    pub mxid: Mxid,
+    /// What was last written or seen to be right.
+    pub applied: Applied,
+    /// When the link was made.
+    pub since: DateTime<Utc>,
+}
+
+/// The baseline of the profile fields: what Defguard's templates gave when the account was last brought in step.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// The display name; `None` if there is no baseline.
+    pub display_name: Option<String>,
+    /// The e-mail address that we put on the account.
+    pub email: Option<Email>,
+}
+
+/// Names and addresses are personal data.
+impl fmt::Debug for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Applied(…)")
+    }
+}
+
+/// An external id on its way off an account. Until it is listed on another account, or listed once more and taken
+/// off in the very next request, Synapse may go on answering it from its cache.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Move {
+    /// The id.
+    pub id: ExternalId,
+    /// The account that it leaves.
+    pub from: Mxid,
+}
+
+/// What is about to be done to the accounts of one transfer group, flushed before the first write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The smallest person id in the group, which names it.
+    pub group: DefguardId,
+    /// When it was begun.
+    pub begun: DateTime<Utc>,
+    /// The accounts that are about to be created.
+    pub creates: BTreeMap<DefguardId, Mxid>,
+    /// The external ids that are about to leave an account.
+    pub moves: BTreeSet<Move>,
+}
+
+/// The number of a run, counting from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub u64);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One line of the journal: one thing that was done, with what was there before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The run that did it; `None` for a change by hand (`link`, `unlink`).
+    pub run: Option<RunId>,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// For whom.
+    pub id: DefguardId,
+    /// To which account.
+    pub mxid: Mxid,
+    /// What was done.
+    pub change: Change,
+}
+
+/// What was done to an account or a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Change {
+    /// The account was created.
+    Created,
+    /// An account that existed became this person's.
+    Adopted,
+    /// The link was found again by the ownership marker, which changed nothing in Synapse.
+    Relinked,
+    /// The link was made by hand.
+    Linked,
+    /// The link was taken off by hand.
+    Unlinked,
+    /// The display name was changed.
+    DisplayName {
+        /// What was there.
+        before: Option<String>,
+        /// What is there now.
+        after: Option<String>,
+    },
+    /// The list of e-mail addresses was changed.
+    Emails {
+        /// What was there.
+        before: BTreeSet<String>,
+        /// What is there now.
+        after: BTreeSet<String>,
+    },
+    /// The list of external ids was changed.
+    ExternalIds {
+        /// What was there.
+        before: BTreeSet<ExternalId>,
+        /// What is there now.
+        after: BTreeSet<ExternalId>,
+    },
+}
+
+/// How often in a row a person failed, and when they are looked at again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Not before this time, unless somebody asks for them by hand.
+    pub until: DateTime<Utc>,
+    /// The first of these failures.
+    pub since: DateTime<Utc>,
+    /// The last failure.
+    pub last: Failure,
+}
+
+/// What is kept of one run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its number.
+    pub id: RunId,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+    /// Whether it was a full pass.
+    pub full: bool,
+    /// How it ended, as exit code: 0 done, 3 some people failed, 5 a server was unusable.
+    pub exit_code: u8,
+    /// One sentence about it.
+    pub summary: String,
+    /// People seen, by what became of them.
+    pub people: BTreeMap<String, u64>,
+    /// Things done, by kind.
+    pub changes: BTreeMap<String, u64>,
+}

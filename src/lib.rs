@@ -1,0 +1,5 @@
+//! Keeps the accounts of one Synapse homeserver in step with the people in one Defguard instance.
+
+pub mod domain;
+pub mod http;
+pub mod ports;
