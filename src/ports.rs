@@ -1,13 +1,13 @@
 //! What the engine needs from the outside world, as traits: adapters implement them, the engine knows nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
     Account, AccountPatch, AccountSummary, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Intent,
-    Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Username,
+    Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
 };
 
 /// The source: who there is.
@@ -77,8 +77,12 @@ pub struct Outcome {
     pub journal: Vec<Entry>,
     /// Failure records to put in place, `None` to remove.
     pub backoff: BTreeMap<DefguardId, Option<Backoff>>,
-    /// The transfer group whose intent is done with.
-    pub finished: Option<DefguardId>,
+    /// Conflicts to remember, `None` to forget.
+    pub standoffs: BTreeMap<DefguardId, Option<Standoff>>,
+    /// The intent of a transfer group that goes on, to be put in the place of the former one.
+    pub continued: Option<Intent>,
+    /// The transfer groups whose intents are done with.
+    pub finished: BTreeSet<DefguardId>,
 }
 
 /// Which journal lines are wanted.
@@ -102,6 +106,9 @@ pub trait Store: Send + Sync {
 
     /// The people who failed lately.
     fn backoff(&self) -> Result<BTreeMap<DefguardId, Backoff>, Failure>;
+
+    /// The conflicts that are remembered.
+    fn standoffs(&self) -> Result<BTreeMap<DefguardId, Standoff>, Failure>;
 
     /// Remembers what is about to be done.
     fn begin(&self, intent: &Intent) -> Result<(), Failure>;

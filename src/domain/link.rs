@@ -21,10 +21,8 @@ pub struct Link {
     pub subject: Option<Subject>,
     /// The account; it never changes.
     pub mxid: Mxid,
-    /// What was last written or seen to be right.
+    /// What the templates gave when the account was last brought in step.
     pub applied: Applied,
-    /// When the link was made.
-    pub since: DateTime<Utc>,
 }
 
 /// The baseline of the profile fields: what Defguard's templates gave when the account was last brought in step.
@@ -64,6 +62,8 @@ pub struct Intent {
     pub creates: BTreeMap<DefguardId, Mxid>,
     /// The external ids that are about to leave an account.
     pub moves: BTreeSet<Move>,
+    /// The journal lines of the write that is under way, kept if it turns out to have taken effect.
+    pub pending: Vec<Entry>,
 }
 
 /// The number of a run, counting from 1.

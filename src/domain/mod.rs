@@ -3,6 +3,7 @@
 //! Nothing here does I/O, and nothing here knows another module of the crate.
 
 mod account;
+mod conflict;
 mod email;
 mod failure;
 mod ids;
@@ -12,6 +13,7 @@ mod mapped;
 mod person;
 
 pub use account::{Account, AccountPatch, AccountSummary, Field, ThreePid};
+pub use conflict::{Conflict, Standoff};
 pub use email::{Email, EmailProblem};
 pub use failure::{Failure, FailureClass, Lookup, Peer};
 pub use ids::{

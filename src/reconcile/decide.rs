@@ -1,0 +1,432 @@
+//! Who gets which account, and what has to change for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    draft::{Draft, assemble},
+    fields,
+    plan::{Decision, Note, State},
+    rules::{FieldPolicy, OnConflict},
+    scene::{Pass, Scene},
+    view::{Claim, Stop, View},
+};
+use crate::domain::{
+    Account, Applied, Change, Conflict, DefguardId, ExternalId, Link, Localpart, Mapped, MappedField, Mxid,
+    Person, Subject,
+};
+
+/// Decides what is to be done, or asks for what it does not know yet. The same scene always gives the same decision.
+pub fn decide(scene: &Scene<'_>) -> Decision {
+    let view = View::new(scene);
+    let mut drafts: BTreeMap<DefguardId, Draft> = BTreeMap::new();
+    let mut open: Vec<(&Person, &Mapped)> = Vec::new();
+    for (id, person) in scene.people {
+        let Some(mapped) = scene.mapped.get(id) else { continue };
+        let link = scene.links.get(id);
+        let draft = if let Some(standing) = view.not_wanted(person) {
+            standing
+        } else if scene.postponed.contains(id) {
+            Draft::idle(person, link, State::Postponed)
+        } else if let Some(link) = link {
+            Linked { view: &view, person, mapped, link }
+                .draft()
+                .unwrap_or_else(|stop| stopped(person, Some(link), stop))
+        } else if !scene.complete {
+            Draft::idle(person, None, State::Withheld)
+        } else if let Some(conflicts) = view.remembered(*id) {
+            Draft::idle(person, None, State::Conflict).conflicts(conflicts)
+        } else {
+            match (Unlinked { view: &view, person, mapped }).draft() {
+                Ok(Some(draft)) => draft,
+                Ok(None) => {
+                    open.push((person, mapped));
+                    continue;
+                }
+                Err(stop) => stopped(person, None, stop),
+            }
+        };
+        drafts.insert(*id, draft);
+    }
+    let mut given = BTreeSet::new();
+    for (person, mapped) in open {
+        let newcomer = Newcomer { view: &view, person, mapped, drafts: &drafts };
+        let draft = newcomer.draft(&mut given).unwrap_or_else(|stop| stopped(person, None, stop));
+        drafts.insert(person.id, draft);
+    }
+    let plan = assemble(&view, drafts);
+    let questions = view.into_questions();
+    if questions.is_empty() { Decision::Plan(plan) } else { Decision::Ask(questions) }
+}
+
+fn stopped(person: &Person, link: Option<&Link>, stop: Stop) -> Draft {
+    match stop {
+        // The whole decision is made anew once the answers are there.
+        Stop::Pending => Draft::idle(person, link, State::Withheld),
+        Stop::Failed(failure) => {
+            Draft { failure: Some(*failure), ..Draft::idle(person, link, State::Failed) }
+        }
+        Stop::Waits(id) => Draft::idle(person, link, State::Withheld).note(Note::WaitsFor { id }),
+    }
+}
+
+/// A person with a link: the account is given, its contents are the question.
+struct Linked<'a> {
+    view: &'a View<'a>,
+    person: &'a Person,
+    mapped: &'a Mapped,
+    link: &'a Link,
+}
+
+impl Linked<'_> {
+    fn draft(&self) -> Result<Draft, Stop> {
+        let scene = self.view.scene;
+        let mxid = &self.link.mxid;
+        let idle = Draft::idle(self.person, Some(self.link), State::InStep);
+        let Some(summary) = scene.accounts.get(mxid) else {
+            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+        };
+        if summary.deactivated {
+            return Ok(idle.conflict(Conflict::Deactivated { mxid: mxid.clone() }));
+        }
+        let remembered = self.view.remembered(self.person.id);
+        let subject_is_due =
+            matches!(&self.mapped.subject, Ok(subject) if self.link.subject.as_ref() != Some(subject));
+        let email_is_due = fields::email_is_due(scene.rules.email, self.mapped, Some(&self.link.applied));
+        let look = scene.pass == Pass::Full
+            || scene.afresh.contains(&self.person.id)
+            || self.view.is_unfinished(self.person.id)
+            || ((subject_is_due || email_is_due) && remembered.is_none());
+        let account = if look { self.view.account(mxid)? } else { None };
+        if look && account.is_none() {
+            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+        }
+        let mut draft = idle;
+        if let Some(link) = &mut draft.link {
+            link.username.clone_from(&self.person.username);
+        }
+        if let Ok(localpart) = &self.mapped.localpart
+            && localpart.as_str() != mxid.localpart()
+        {
+            draft = draft.note(Note::WouldBe { mxid: Mxid::new(localpart, &scene.rules.server) });
+        }
+        if summary.locked {
+            draft = draft.note(Note::Locked);
+        }
+        if let Some(account) = account {
+            if account.is_marked() && account.owner(&scene.rules.instance) != Some(self.person.id) {
+                return Ok(draft.conflict(Conflict::MarkedForOther { mxid: mxid.clone() }));
+            }
+            let old = self.link.subject.as_ref();
+            let subject = identify(self.view, &mut draft, self.mapped, account, old);
+            let email = address(self.view, &mut draft, self.mapped, account, Some(&self.link.applied));
+            subject?;
+            email?;
+        } else if let Some(conflicts) = remembered {
+            draft = draft.conflicts(conflicts);
+        } else if let Err(error) = &self.mapped.email {
+            draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
+        } else if let (Some(link), Ok(email)) = (&mut draft.link, &self.mapped.email) {
+            link.applied.email.clone_from(email);
+        }
+        naming(self.view, &mut draft, self.mapped, summary.display_name.as_deref(), Some(&self.link.applied));
+        Ok(draft)
+    }
+}
+
+/// Marker and subject of an account that is the person's. `old` is the subject that we put there; with none known, all
+/// other logins of our provider count as old.
+fn identify(
+    view: &View<'_>,
+    draft: &mut Draft,
+    mapped: &Mapped,
+    account: &Account,
+    old: Option<&Subject>,
+) -> Result<(), Stop> {
+    let rules = view.scene.rules;
+    if !view.scene.complete {
+        return Ok(());
+    }
+    let marker = ExternalId::marker(&rules.instance, draft.id);
+    if !account.external_ids.contains(&marker) {
+        draft.gains.ids.insert(marker);
+    }
+    let subject = match &mapped.subject {
+        Ok(subject) => subject,
+        Err(error) => {
+            draft
+                .conflicts
+                .push(Conflict::Unmappable { field: MappedField::Subject, why: error.to_string() });
+            return Ok(());
+        }
+    };
+    let login = ExternalId::login(&rules.auth_provider, subject);
+    if !account.external_ids.contains(&login) {
+        match view.claim_subject(draft.id, subject)? {
+            Claim::Free => {}
+            Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
+            Claim::Blocked(conflict) => {
+                draft.conflicts.push(conflict);
+                return Ok(());
+            }
+        }
+        draft.gains.ids.insert(login.clone());
+    }
+    let outdated = account
+        .logins(&rules.auth_provider)
+        .filter(|id| **id != login && old.is_none_or(|old| old.as_str() == id.external_id));
+    draft.drops.ids.extend(outdated.cloned());
+    if let Some(link) = &mut draft.link {
+        link.subject = Some(subject.clone());
+    }
+    Ok(())
+}
+
+/// The e-mail address of an account that is the person's.
+fn address(
+    view: &View<'_>,
+    draft: &mut Draft,
+    mapped: &Mapped,
+    account: &Account,
+    before: Option<&Applied>,
+) -> Result<(), Stop> {
+    let change = fields::email(view.scene.rules.email, mapped, before, Some(account));
+    draft.notes.extend(change.note);
+    if let Some(email) = &change.gain {
+        match view.claim_email(draft.id, Some(&account.summary.mxid), email)? {
+            Claim::Free => {}
+            Claim::From(_) if !view.scene.complete => return Ok(()),
+            Claim::From(owner) => draft.takes.entry(owner).or_default().emails.extend([email.clone()]),
+            Claim::Blocked(conflict) => {
+                draft.conflicts.push(conflict);
+                return Ok(());
+            }
+        }
+    }
+    draft.gains.emails.extend(change.gain);
+    draft.drops.emails.extend(change.drop);
+    if let Some(link) = &mut draft.link {
+        link.applied.email = change.baseline;
+    }
+    Ok(())
+}
+
+/// The display name of an account that is the person's.
+fn naming(
+    view: &View<'_>,
+    draft: &mut Draft,
+    mapped: &Mapped,
+    shown: Option<&str>,
+    before: Option<&Applied>,
+) {
+    let change = fields::name(view.scene.rules.display_name, mapped, shown, before);
+    draft.notes.extend(change.note);
+    draft.name = change.write;
+    if let Some(link) = &mut draft.link {
+        link.applied.display_name = change.baseline;
+    }
+}
+
+/// A person without a link: is there an account that is theirs already?
+struct Unlinked<'a> {
+    view: &'a View<'a>,
+    person: &'a Person,
+    mapped: &'a Mapped,
+}
+
+impl Unlinked<'_> {
+    /// `None` if no account is tied to them, neither by marker nor by subject.
+    fn draft(&self) -> Result<Option<Draft>, Stop> {
+        let rules = self.view.scene.rules;
+        let marked = self.view.holder(&ExternalId::marker(&rules.instance, self.person.id));
+        let subject = self.mapped.subject.as_ref().ok();
+        let opened =
+            subject.map(|subject| self.view.holder(&ExternalId::login(&rules.auth_provider, subject)));
+        let marked = marked?;
+        let opened = opened.transpose()?.flatten();
+        if let Some(account) = marked {
+            return self.take(account, State::Relink, Change::Relinked).map(Some);
+        }
+        let idle = Draft::idle(self.person, None, State::Conflict);
+        if let Err(error) = &self.mapped.subject {
+            let why = error.to_string();
+            return Ok(Some(idle.conflict(Conflict::Unmappable { field: MappedField::Subject, why })));
+        }
+        if let Some(mxid) = self.view.begun_creation(self.person.id)
+            && let Some(account) = self.view.account(&mxid)?
+            && self.view.is_our_unfinished(self.person.id, account)
+        {
+            return self.take(account, State::Create, Change::Created).map(Some);
+        }
+        let Some(account) = opened else { return Ok(None) };
+        let mxid = account.summary.mxid.clone();
+        match self.view.owner(account) {
+            Some(owner) if subject.is_some_and(|subject| self.view.gives_up_subject(owner, subject)) => {
+                Ok(None)
+            }
+            Some(owner) => Ok(Some(idle.conflict(Conflict::UsernameReused { mxid, owner }))),
+            None => match self.view.adoption(account, self.mapped, subject) {
+                Ok(()) => self.take(account, State::Adopt, Change::Adopted).map(Some),
+                Err(not_adopted) => Ok(Some(idle.conflict(Conflict::LoggedInBefore { mxid, not_adopted }))),
+            },
+        }
+    }
+
+    fn take(&self, account: &Account, state: State, made: Change) -> Result<Draft, Stop> {
+        take(self.view, self.person, self.mapped, account, state, made)
+    }
+}
+
+/// Makes an account that exists this person's.
+fn take(
+    view: &View<'_>,
+    person: &Person,
+    mapped: &Mapped,
+    account: &Account,
+    state: State,
+    made: Change,
+) -> Result<Draft, Stop> {
+    let mxid = account.summary.mxid.clone();
+    let link = Link {
+        id: person.id,
+        username: person.username.clone(),
+        subject: None,
+        mxid: mxid.clone(),
+        applied: Applied::default(),
+    };
+    let mut draft = Draft::idle(person, Some(&link), state);
+    if account.summary.deactivated {
+        draft.state = State::Conflict;
+        draft.link = None;
+        return Ok(draft.conflict(Conflict::Deactivated { mxid }));
+    }
+    // What our own interrupted creation left undone is written whatever the policies for existing accounts say.
+    let unfinished = made == Change::Created;
+    let fresh = Applied::default();
+    let before = unfinished.then_some(&fresh);
+    // Logins that others put on an account that we adopt stay; on one that carries our marker they are outdated.
+    let only_ours = Subject::new("");
+    let old = if state == State::Relink { None } else { Some(&only_ours) };
+    let subject = identify(view, &mut draft, mapped, account, old);
+    let email = address(view, &mut draft, mapped, account, before);
+    subject?;
+    email?;
+    naming(view, &mut draft, mapped, account.summary.display_name.as_deref(), before);
+    draft.made = Some(made);
+    Ok(draft)
+}
+
+/// A person to whom no account is tied: they get the one that the templates name.
+struct Newcomer<'a> {
+    view: &'a View<'a>,
+    person: &'a Person,
+    mapped: &'a Mapped,
+    /// The drafts of those who have an account.
+    drafts: &'a BTreeMap<DefguardId, Draft>,
+}
+
+impl Newcomer<'_> {
+    fn draft(&self, given: &mut BTreeSet<Mxid>) -> Result<Draft, Stop> {
+        let idle = Draft::idle(self.person, None, State::Conflict);
+        let rules = self.view.scene.rules;
+        let localpart = match &self.mapped.localpart {
+            Ok(localpart) => localpart,
+            Err(error) => {
+                let why = error.to_string();
+                return Ok(idle.conflict(Conflict::Unmappable { field: MappedField::Localpart, why }));
+            }
+        };
+        let mxid = Mxid::new(localpart, &rules.server);
+        let suffix = rules.on_conflict == OnConflict::Suffix;
+        let twins = self.twins(localpart);
+        if !twins.is_empty() && !suffix {
+            let people =
+                twins.into_iter().chain([self.person.id]).collect::<BTreeSet<_>>().into_iter().collect();
+            return Ok(idle.conflict(Conflict::LocalpartTwins { mxid, people }));
+        }
+        if !self.view.is_taken(&mxid) && !given.contains(&mxid) {
+            return self.create(mxid, given);
+        }
+        if suffix {
+            return match self.view.free_with_suffix(localpart, given) {
+                Some(mxid) => self.create(mxid, given),
+                None => Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None })),
+            };
+        }
+        let Some(account) = self.view.account(&mxid)? else {
+            // Only another spelling of the localpart exists; Synapse refuses this one as well.
+            return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None }));
+        };
+        let owner = self.view.owner(account);
+        if owner.is_some() {
+            return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner, not_adopted: None }));
+        }
+        match self.view.adoption(account, self.mapped, None) {
+            Ok(()) => take(self.view, self.person, self.mapped, account, State::Adopt, Change::Adopted),
+            Err(not_adopted) => Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner, not_adopted })),
+        }
+    }
+
+    /// The others without an account who would get the same localpart.
+    fn twins(&self, localpart: &Localpart) -> Vec<DefguardId> {
+        let mut twins = self.view.claimants(localpart);
+        twins.retain(|id| {
+            *id != self.person.id && self.drafts.get(id).is_none_or(|draft| draft.link.is_none())
+        });
+        twins
+    }
+
+    fn create(&self, mxid: Mxid, given: &mut BTreeSet<Mxid>) -> Result<Draft, Stop> {
+        let rules = self.view.scene.rules;
+        let idle = Draft::idle(self.person, None, State::Conflict);
+        let subject = match &self.mapped.subject {
+            Ok(subject) => subject,
+            Err(error) => {
+                let why = error.to_string();
+                return Ok(idle.conflict(Conflict::Unmappable { field: MappedField::Subject, why }));
+            }
+        };
+        let login = ExternalId::login(&rules.auth_provider, subject);
+        let mut draft = Draft::idle(self.person, None, State::Create);
+        match self.view.claim_subject(self.person.id, subject)? {
+            Claim::Free => {}
+            Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
+            Claim::Blocked(conflict) => return Ok(idle.conflict(conflict)),
+        }
+        let mut applied = Applied::default();
+        match &self.mapped.email {
+            Ok(email) => applied.email.clone_from(email),
+            Err(error) => {
+                draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
+            }
+        }
+        if let Some(email) = applied.email.as_ref().filter(|_| rules.email != FieldPolicy::Ignore) {
+            match self.view.claim_email(self.person.id, None, email)? {
+                Claim::Free => {}
+                Claim::From(owner) => draft.takes.entry(owner).or_default().emails.extend([email.clone()]),
+                Claim::Blocked(conflict) => return Ok(idle.conflict(conflict)),
+            }
+            draft.gains.emails.insert(email.clone());
+        }
+        match &self.mapped.display_name {
+            Ok(name) => applied.display_name.clone_from(name),
+            Err(error) => {
+                draft = draft.note(Note::NoValue { field: MappedField::DisplayName, why: error.to_string() });
+            }
+        }
+        draft.name = applied.display_name.clone().filter(|_| rules.display_name != FieldPolicy::Ignore);
+        draft.gains.ids.insert(ExternalId::marker(&rules.instance, self.person.id));
+        draft.gains.ids.insert(login);
+        draft.new = true;
+        draft.made = Some(Change::Created);
+        draft.mxid = Some(mxid.clone());
+        draft.link = Some(Link {
+            id: self.person.id,
+            username: self.person.username.clone(),
+            subject: Some(subject.clone()),
+            mxid: mxid.clone(),
+            applied,
+        });
+        given.insert(mxid);
+        Ok(draft)
+    }
+}

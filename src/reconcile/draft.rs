@@ -1,0 +1,282 @@
+//! What becomes of each person, first alone, then put together into groups that can be done independently.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    plan::{Group, Note, PersonPlan, Plan, State, Step},
+    transfer::{Hands, Things, sequence},
+    view::{Stop, View},
+};
+use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Move, Mxid, Person};
+
+/// What becomes of one person, before it is known who exchanges what with whom.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) id: DefguardId,
+    pub(super) state: State,
+    pub(super) mxid: Option<Mxid>,
+    /// The account has to be made.
+    pub(super) new: bool,
+    pub(super) gains: Things,
+    pub(super) drops: Things,
+    /// The display name to write.
+    pub(super) name: Option<String>,
+    /// From whom something comes, and what.
+    pub(super) takes: BTreeMap<DefguardId, Things>,
+    /// The link when all is done.
+    pub(super) link: Option<Link>,
+    /// How a link came about that did not exist before.
+    pub(super) made: Option<Change>,
+    pub(super) conflicts: Vec<Conflict>,
+    pub(super) notes: Vec<Note>,
+    pub(super) failure: Option<Failure>,
+}
+
+impl Draft {
+    /// Nothing is done for this person.
+    pub(super) fn idle(person: &Person, link: Option<&Link>, state: State) -> Self {
+        Self::of(person.id, link, state)
+    }
+
+    fn of(id: DefguardId, link: Option<&Link>, state: State) -> Self {
+        Self {
+            id,
+            state,
+            mxid: link.map(|link| link.mxid.clone()),
+            new: false,
+            gains: Things::default(),
+            drops: Things::default(),
+            name: None,
+            takes: BTreeMap::new(),
+            link: link.cloned(),
+            made: None,
+            conflicts: Vec::new(),
+            notes: Vec::new(),
+            failure: None,
+        }
+    }
+
+    pub(super) fn conflict(mut self, conflict: Conflict) -> Self {
+        self.conflicts.push(conflict);
+        self
+    }
+
+    pub(super) fn conflicts(mut self, conflicts: Vec<Conflict>) -> Self {
+        self.conflicts.extend(conflicts);
+        self
+    }
+
+    pub(super) fn note(mut self, note: Note) -> Self {
+        self.notes.push(note);
+        self
+    }
+
+    fn has_work(&self) -> bool {
+        self.new || !self.gains.is_empty() || !self.drops.is_empty() || self.name.is_some()
+    }
+
+    /// Takes back everything that would have been done.
+    fn wait_for(&mut self, other: DefguardId, link: Option<&Link>) {
+        let notes = std::mem::take(&mut self.notes);
+        *self = Self { notes, ..Self::of(self.id, link, State::Withheld) }.note(Note::WaitsFor { id: other });
+    }
+}
+
+/// Puts the drafts together into a plan.
+pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Plan {
+    hold_back(view, &mut drafts);
+    hand_over(&mut drafts);
+    let intents = finish_intents(view, &mut drafts);
+    let mut plan = Plan { groups: groups(view, &drafts), ..Plan::default() };
+    let key_of: BTreeMap<DefguardId, DefguardId> =
+        plan.groups.iter().flat_map(|group| group.people.iter().map(|id| (*id, group.key))).collect();
+    plan.intents = intents
+        .into_iter()
+        .map(|(intent, people)| (intent, people.iter().filter_map(|id| key_of.get(id).copied()).collect()))
+        .collect();
+    for (id, draft) in drafts {
+        if !view.scene.people.contains_key(&id) {
+            continue;
+        }
+        let state = match draft.state {
+            State::InStep if draft.has_work() => State::Update,
+            State::InStep if !draft.conflicts.is_empty() => State::Conflict,
+            state => state,
+        };
+        let fingerprint =
+            if draft.conflicts.is_empty() { String::new() } else { view.fingerprint(id, &draft.conflicts) };
+        plan.people.insert(
+            id,
+            PersonPlan {
+                state,
+                mxid: draft.mxid,
+                conflicts: draft.conflicts,
+                fingerprint,
+                notes: draft.notes,
+                failure: draft.failure,
+            },
+        );
+    }
+    plan
+}
+
+/// Whoever takes something from a person that cannot be dealt with now waits for them.
+fn hold_back(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
+    loop {
+        let stuck = drafts.values().find_map(|draft| {
+            let blocker = draft.takes.keys().find(|owner| {
+                drafts.get(owner).is_none_or(|owner| {
+                    matches!(owner.state, State::Failed | State::Postponed | State::Withheld)
+                })
+            });
+            blocker.map(|blocker| (draft.id, *blocker))
+        });
+        let Some((id, blocker)) = stuck else { return };
+        if let Some(draft) = drafts.get_mut(&id) {
+            draft.wait_for(blocker, view.scene.links.get(&id));
+        }
+    }
+}
+
+/// What somebody takes, the owner gives up.
+fn hand_over(drafts: &mut BTreeMap<DefguardId, Draft>) {
+    let taken: Vec<(DefguardId, Things)> = drafts.values().flat_map(|draft| draft.takes.clone()).collect();
+    for (owner, things) in taken {
+        let Some(draft) = drafts.get_mut(&owner) else { continue };
+        if let Some(link) = &mut draft.link
+            && link
+                .subject
+                .as_ref()
+                .is_some_and(|own| things.ids.iter().any(|id| id.external_id == own.as_str()))
+        {
+            link.subject = None;
+        }
+        draft.drops.ids.extend(things.ids);
+        draft.drops.emails.extend(things.emails);
+    }
+}
+
+/// Adds what unfinished intents of earlier runs still need, and says on whose work each of them depends.
+fn finish_intents(
+    view: &View<'_>,
+    drafts: &mut BTreeMap<DefguardId, Draft>,
+) -> BTreeMap<DefguardId, BTreeSet<DefguardId>> {
+    let mut waiting = BTreeMap::new();
+    for intent in view.scene.intents {
+        let mut people: BTreeSet<DefguardId> = intent.creates.keys().copied().collect();
+        let mut known = true;
+        for moved in &intent.moves {
+            match loose_end(view, drafts, moved) {
+                Ok(person) => people.extend(person),
+                Err(_) => known = false,
+            }
+        }
+        let drafted = people.iter().all(|id| {
+            drafts.get(id).is_none_or(|draft| {
+                !matches!(draft.state, State::Failed | State::Postponed | State::Withheld)
+            })
+        });
+        if known && drafted {
+            waiting.insert(intent.group, people);
+        }
+    }
+    waiting
+}
+
+/// Sees to an external id that an unfinished intent was moving; says whose work settles it.
+fn loose_end(
+    view: &View<'_>,
+    drafts: &mut BTreeMap<DefguardId, Draft>,
+    moved: &Move,
+) -> Result<Option<DefguardId>, Stop> {
+    if let Some(taker) = drafts.values().find(|draft| draft.gains.ids.contains(&moved.id)) {
+        return Ok(Some(taker.id));
+    }
+    let owner = view.linked_to(&moved.from);
+    if let Some(holder) = view.holder(&moved.id)? {
+        return Ok(owner.filter(|_| holder.summary.mxid == moved.from));
+    }
+    // On no account, and perhaps still answered from Synapse's cache.
+    let Some(owner) = owner else { return Ok(None) };
+    let draft =
+        drafts.entry(owner).or_insert_with(|| Draft::of(owner, view.scene.links.get(&owner), State::InStep));
+    draft.drops.ids.insert(moved.id.clone());
+    Ok(Some(owner))
+}
+
+/// Groups the people who exchange something and orders the work in each group.
+fn groups(view: &View<'_>, drafts: &BTreeMap<DefguardId, Draft>) -> Vec<Group> {
+    let mut leader: BTreeMap<DefguardId, DefguardId> = drafts.keys().map(|id| (*id, *id)).collect();
+    for draft in drafts.values() {
+        for owner in draft.takes.keys() {
+            let (one, other) = (find(&leader, draft.id), find(&leader, *owner));
+            leader.insert(one.max(other), one.min(other));
+        }
+    }
+    let mut members: BTreeMap<DefguardId, Vec<&Draft>> = BTreeMap::new();
+    for draft in drafts.values() {
+        members.entry(find(&leader, draft.id)).or_default().push(draft);
+    }
+    members.into_iter().filter_map(|(key, drafts)| group(view, key, &drafts)).collect()
+}
+
+fn find(leader: &BTreeMap<DefguardId, DefguardId>, mut id: DefguardId) -> DefguardId {
+    while let Some(next) = leader.get(&id).filter(|next| **next != id) {
+        id = *next;
+    }
+    id
+}
+
+fn group(view: &View<'_>, key: DefguardId, drafts: &[&Draft]) -> Option<Group> {
+    let by_id: BTreeMap<DefguardId, &Draft> = drafts.iter().map(|draft| (draft.id, *draft)).collect();
+    let hands: Vec<Hands> = drafts
+        .iter()
+        .filter_map(|draft| {
+            Some(Hands {
+                id: draft.id,
+                mxid: draft.mxid.clone()?,
+                new: draft.new,
+                gains: draft.gains.clone(),
+                drops: draft.drops.clone(),
+            })
+        })
+        .collect();
+    let mut steps = Vec::new();
+    let mut moves = BTreeSet::new();
+    let mut confirm = false;
+    for turn in sequence(&hands) {
+        if turn.new {
+            let display_name = by_id.get(&turn.id).and_then(|draft| draft.name.clone());
+            let email = turn.change.add_emails.into_iter().next();
+            steps.push(Step::Create {
+                id: turn.id,
+                mxid: turn.mxid,
+                display_name,
+                email,
+                external_ids: turn.change.add_ids,
+            });
+            continue;
+        }
+        let leaving = turn.change.drop_ids.iter().chain(&turn.change.wash_ids);
+        moves.extend(leaving.map(|id: &ExternalId| Move { id: id.clone(), from: turn.mxid.clone() }));
+        confirm |= !(turn.change.add_ids.is_empty()
+            && turn.change.drop_ids.is_empty()
+            && turn.change.wash_ids.is_empty());
+        steps.push(Step::Hold { id: turn.id, mxid: turn.mxid, change: turn.change });
+    }
+    for draft in drafts.iter().filter(|draft| !draft.new) {
+        if let (Some(mxid), Some(name)) = (&draft.mxid, &draft.name) {
+            steps.push(Step::Name { id: draft.id, mxid: mxid.clone(), display_name: name.clone() });
+        }
+    }
+    let links: BTreeMap<DefguardId, Link> = drafts
+        .iter()
+        .filter_map(|draft| draft.link.clone().map(|link| (draft.id, link)))
+        .filter(|(id, link)| view.scene.links.get(id) != Some(link))
+        .collect();
+    if steps.is_empty() && links.is_empty() {
+        return None;
+    }
+    let made = drafts.iter().filter_map(|draft| Some((draft.id, draft.made.clone()?))).collect();
+    Some(Group { key, people: by_id.into_keys().collect(), steps, links, made, moves, confirm })
+}

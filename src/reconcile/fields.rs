@@ -1,0 +1,92 @@
+//! When a profile field is written.
+
+use super::{plan::Note, rules::FieldPolicy};
+use crate::domain::{Account, Applied, Email, Mapped, MappedField};
+
+/// The longest display name, in characters, to which Synapse changes an existing account; at creation it has no limit.
+const LONGEST_NAME: usize = 256;
+
+/// What to do with a field, and what to remember of it.
+#[derive(Debug, PartialEq)]
+pub(super) struct NameChange {
+    pub(super) write: Option<String>,
+    pub(super) baseline: Option<String>,
+    pub(super) note: Option<Note>,
+}
+
+/// Decides on the display name of an existing account that shows `shown` now. `before` is the baseline; `None` means
+/// that there is none yet, and then "on change" records and does not write.
+pub(super) fn name(
+    policy: FieldPolicy,
+    mapped: &Mapped,
+    shown: Option<&str>,
+    before: Option<&Applied>,
+) -> NameChange {
+    let old = before.and_then(|applied| applied.display_name.clone());
+    let wanted = match &mapped.display_name {
+        Ok(Some(wanted)) => wanted,
+        Ok(None) => return NameChange { write: None, baseline: None, note: None },
+        Err(error) => {
+            let note = Note::NoValue { field: MappedField::DisplayName, why: error.to_string() };
+            return NameChange { write: None, baseline: old, note: Some(note) };
+        }
+    };
+    let due = match policy {
+        FieldPolicy::Enforce => true,
+        FieldPolicy::OnChange => before.is_some() && old.as_ref() != Some(wanted),
+        FieldPolicy::Initial | FieldPolicy::Ignore => false,
+    };
+    if !due || shown == Some(wanted.as_str()) {
+        return NameChange { write: None, baseline: Some(wanted.clone()), note: None };
+    }
+    let length = wanted.chars().count();
+    if length > LONGEST_NAME {
+        return NameChange { write: None, baseline: old, note: Some(Note::DisplayNameTooLong { length }) };
+    }
+    NameChange { write: Some(wanted.clone()), baseline: Some(wanted.clone()), note: None }
+}
+
+/// What to do with the e-mail address of an existing account.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct EmailChange {
+    pub(super) gain: Option<Email>,
+    pub(super) drop: Option<Email>,
+    pub(super) baseline: Option<Email>,
+    pub(super) note: Option<Note>,
+}
+
+/// Whether the e-mail address has changed since the baseline in a way that the policy acts on; said without a look at
+/// the account.
+pub(super) fn email_is_due(policy: FieldPolicy, mapped: &Mapped, before: Option<&Applied>) -> bool {
+    match (&mapped.email, policy, before) {
+        (Ok(wanted), FieldPolicy::Enforce | FieldPolicy::OnChange, Some(applied)) => applied.email != *wanted,
+        (Ok(_), FieldPolicy::Enforce, None) => true,
+        _ => false,
+    }
+}
+
+/// Decides on the e-mail address of an existing account. Only the address of the baseline is ever taken off; what
+/// others put there stays.
+pub(super) fn email(
+    policy: FieldPolicy,
+    mapped: &Mapped,
+    before: Option<&Applied>,
+    account: Option<&Account>,
+) -> EmailChange {
+    let old = before.and_then(|applied| applied.email.clone());
+    let wanted = match &mapped.email {
+        Ok(wanted) => wanted.clone(),
+        Err(error) => {
+            let note = Note::NoValue { field: MappedField::Email, why: error.to_string() };
+            return EmailChange { baseline: old, note: Some(note), ..EmailChange::default() };
+        }
+    };
+    let mut change = EmailChange { baseline: wanted.clone(), ..EmailChange::default() };
+    let Some(account) = account else { return change };
+    let missing = wanted.as_ref().is_some_and(|email| !account.has_email(email));
+    if email_is_due(policy, mapped, before) || (policy == FieldPolicy::Enforce && missing) {
+        change.drop = old.filter(|email| wanted.as_ref() != Some(email) && account.has_email(email));
+        change.gain = wanted.filter(|_| missing);
+    }
+    change
+}

@@ -1,0 +1,18 @@
+//! The decision: from everything that was seen to what is to be done, with the reasons.
+//!
+//! Pure: no I/O, no clock, no randomness, no logging, ordered maps only. What it needs and was not given it asks for
+//! ([`Decision::Ask`]); the engine finds out and asks again.
+
+mod decide;
+mod draft;
+mod fields;
+mod plan;
+mod rules;
+mod scene;
+mod transfer;
+mod view;
+
+pub use decide::decide;
+pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, State, Step};
+pub use rules::{FieldPolicy, OnConflict, Rules, Scope};
+pub use scene::{Answers, Pass, Question, Scene};

@@ -1,0 +1,128 @@
+//! What the admin has decided: scope and policies.
+
+use std::{collections::BTreeSet, fmt};
+
+use globset::GlobSet;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Instance, Mxid, Person, ServerName, Username};
+
+/// What to do when a person's account already exists and is not known to be theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnConflict {
+    /// Change nothing, report it.
+    #[default]
+    Report,
+    /// Adopt the account if it has the person's e-mail address, otherwise report.
+    AdoptIfSameEmail,
+    /// Adopt the account.
+    Adopt,
+    /// Take the first free name with a number behind it, as Synapse does at a login.
+    Suffix,
+}
+
+/// When a profile field is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FieldPolicy {
+    /// Whenever it differs from Defguard.
+    Enforce,
+    /// When Defguard's value changed, so that a person's own choice stays.
+    OnChange,
+    /// Only when the account is made.
+    Initial,
+    /// Never.
+    Ignore,
+}
+
+/// Whom the sync concerns.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Only members of at least one of these groups; empty: everybody.
+    pub include_groups: BTreeSet<String>,
+    /// Nobody who is in one of these groups.
+    pub exclude_groups: BTreeSet<String>,
+    /// Nobody whose username matches one of these patterns.
+    pub exclude_users: GlobSet,
+    /// Only people who have finished enrolment.
+    pub require_enrolled: bool,
+    /// The account that this service itself uses in Defguard, which is left out.
+    pub own_username: Option<Username>,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self {
+            include_groups: BTreeSet::new(),
+            exclude_groups: BTreeSet::new(),
+            exclude_users: GlobSet::empty(),
+            require_enrolled: false,
+            own_username: None,
+        }
+    }
+}
+
+/// Why a person is out of scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum OutOfScope {
+    OwnAccount,
+    NoIncludedGroup,
+    ExcludedGroup(String),
+    ExcludedUser,
+    NotEnrolled,
+}
+
+impl fmt::Display for OutOfScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnAccount => f.write_str("this is the account that the service itself uses in Defguard"),
+            Self::NoIncludedGroup => f.write_str("in none of scope.include_groups"),
+            Self::ExcludedGroup(group) => write!(f, "in the group {group}, which is in scope.exclude_groups"),
+            Self::ExcludedUser => f.write_str("the username matches scope.exclude_users"),
+            Self::NotEnrolled => {
+                f.write_str("has not finished enrolment in Defguard (scope.require_enrolled)")
+            }
+        }
+    }
+}
+
+impl Scope {
+    /// Why the person is left out, or `None` if they are in scope.
+    pub(super) fn leaves_out(&self, person: &Person) -> Option<OutOfScope> {
+        if self.own_username.as_ref() == Some(&person.username) {
+            Some(OutOfScope::OwnAccount)
+        } else if self.exclude_users.is_match(person.username.as_str()) {
+            Some(OutOfScope::ExcludedUser)
+        } else if let Some(group) = self.exclude_groups.intersection(&person.groups).next() {
+            Some(OutOfScope::ExcludedGroup(group.clone()))
+        } else if !self.include_groups.is_empty() && self.include_groups.is_disjoint(&person.groups) {
+            Some(OutOfScope::NoIncludedGroup)
+        } else if self.require_enrolled && !person.enrolled {
+            Some(OutOfScope::NotEnrolled)
+        } else {
+            None
+        }
+    }
+}
+
+/// Everything about the two servers and the admin's wishes that the decision needs.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The name of the homeserver.
+    pub server: ServerName,
+    /// Our own account on the homeserver, never touched.
+    pub own: Mxid,
+    /// The auth provider of the OIDC logins, `oidc-<idp_id>`.
+    pub auth_provider: String,
+    /// The name of the Defguard server in the ownership markers.
+    pub instance: Instance,
+    /// What to do with accounts that are in the way.
+    pub on_conflict: OnConflict,
+    /// When display names are written.
+    pub display_name: FieldPolicy,
+    /// When e-mail addresses are written.
+    pub email: FieldPolicy,
+    /// Whom the sync concerns.
+    pub scope: Scope,
+}

@@ -1,0 +1,385 @@
+//! The scene with the indexes and the questions that the decision needs.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use chrono::TimeDelta;
+use sha2::{Digest, Sha256};
+
+use super::{
+    draft::Draft,
+    plan::{Note, State},
+    rules::{FieldPolicy, OnConflict},
+    scene::{Pass, Question, Scene},
+};
+use crate::domain::{
+    Account, Conflict, DefguardId, Email, ExternalId, Failure, Localpart, Lookup, Mapped, Mxid, Person,
+    Subject,
+};
+
+/// How far the clocks of the homeserver and of this machine may be apart when we judge whether an account without
+/// external ids is the one that we began to make.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// Synapse gives up after so many suffixes at a login (`SsoHandler._MAP_USERNAME_RETRIES`).
+const MOST_SUFFIXES: u32 = 1000;
+
+/// Why a person cannot be decided on now.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A question was asked.
+    Pending,
+    /// It could not be found out.
+    Failed(Box<Failure>),
+    /// Somebody else comes first, and failed lately.
+    Waits(DefguardId),
+}
+
+/// Whether something can become a person's.
+#[derive(Debug)]
+pub(super) enum Claim {
+    Free,
+    /// It is on the account of this person, who gives it up.
+    From(DefguardId),
+    Blocked(Conflict),
+}
+
+pub(super) struct View<'a> {
+    pub(super) scene: &'a Scene<'a>,
+    owners: BTreeMap<&'a Mxid, DefguardId>,
+    /// Lower-cased, since Synapse registers no localpart that differs from another in case only.
+    taken: BTreeSet<String>,
+    localparts: BTreeMap<&'a Localpart, Vec<DefguardId>>,
+    subjects: BTreeMap<&'a Subject, Vec<DefguardId>>,
+    emails: BTreeMap<&'a Email, Vec<DefguardId>>,
+    questions: RefCell<BTreeSet<Question>>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(scene: &'a Scene<'a>) -> Self {
+        let mut view = Self {
+            scene,
+            owners: scene.links.iter().map(|(id, link)| (&link.mxid, *id)).collect(),
+            taken: scene.accounts.keys().map(|mxid| mxid.as_str().to_lowercase()).collect(),
+            localparts: BTreeMap::new(),
+            subjects: BTreeMap::new(),
+            emails: BTreeMap::new(),
+            questions: RefCell::default(),
+        };
+        for (id, mapped) in scene.mapped {
+            if !view.is_wanted(*id) {
+                continue;
+            }
+            if let Ok(subject) = &mapped.subject {
+                view.subjects.entry(subject).or_default().push(*id);
+            }
+            if let Ok(Some(email)) = &mapped.email {
+                view.emails.entry(email).or_default().push(*id);
+            }
+            if let Ok(localpart) = &mapped.localpart
+                && !scene.links.contains_key(id)
+            {
+                view.localparts.entry(localpart).or_default().push(*id);
+            }
+        }
+        view
+    }
+
+    pub(super) fn into_questions(self) -> BTreeSet<Question> {
+        self.questions.into_inner()
+    }
+
+    fn ask(&self, question: Question) -> Stop {
+        self.questions.borrow_mut().insert(question);
+        Stop::Pending
+    }
+
+    /// The draft of a person whom the sync does not concern.
+    pub(super) fn not_wanted(&self, person: &Person) -> Option<Draft> {
+        let link = self.scene.links.get(&person.id);
+        let draft = if let Some(why) = self.scene.rules.scope.leaves_out(person) {
+            Draft::idle(person, link, State::OutOfScope).note(Note::OutOfScope { why: why.to_string() })
+        } else if person.is_active {
+            return None;
+        } else {
+            Draft::idle(person, link, State::Disabled)
+        };
+        Some(if link.is_none() { draft.note(Note::NoAccount) } else { draft })
+    }
+
+    /// Whether the person is there, active and in scope.
+    fn is_wanted(&self, id: DefguardId) -> bool {
+        self.scene
+            .people
+            .get(&id)
+            .is_some_and(|person| person.is_active && self.scene.rules.scope.leaves_out(person).is_none())
+    }
+
+    /// An account, whole; `None` if there is none.
+    pub(super) fn account(&self, mxid: &Mxid) -> Result<Option<&'a Account>, Stop> {
+        match self.scene.answers.accounts.get(mxid) {
+            None => Err(self.ask(Question::Account(mxid.clone()))),
+            Some(Lookup::Found(account)) => Ok(Some(account)),
+            Some(Lookup::Absent) => Ok(None),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
+    /// The account that really carries an external id. What Synapse's look-up names is looked at, since it may
+    /// answer from a stale cache (`facts/synapse.md` section 2).
+    pub(super) fn holder(&self, id: &ExternalId) -> Result<Option<&'a Account>, Stop> {
+        match self.scene.answers.external_ids.get(id) {
+            None => Err(self.ask(Question::ExternalId(id.clone()))),
+            Some(Lookup::Found(mxid)) => {
+                Ok(self.account(mxid)?.filter(|account| account.external_ids.contains(id)))
+            }
+            Some(Lookup::Absent) => Ok(None),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
+    /// The person whose account it is, by a link or by our marker.
+    pub(super) fn owner(&self, account: &Account) -> Option<DefguardId> {
+        self.owners.get(&account.summary.mxid).copied().or_else(|| account.owner(&self.scene.rules.instance))
+    }
+
+    /// Whether the account at `mxid` belongs to somebody with a link.
+    pub(super) fn linked_to(&self, mxid: &Mxid) -> Option<DefguardId> {
+        self.owners.get(mxid).copied()
+    }
+
+    /// Whether `owner` is an active person whose login is another one by now, so that this one is not theirs any more.
+    pub(super) fn gives_up_subject(&self, owner: DefguardId, subject: &Subject) -> bool {
+        self.is_wanted(owner)
+            && self
+                .mapped(owner)
+                .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject))
+    }
+
+    fn gives_up_email(&self, owner: DefguardId, email: &Email) -> bool {
+        let elsewhere = self
+            .mapped(owner)
+            .is_some_and(|mapped| mapped.email.as_ref().is_ok_and(|own| own.as_ref() != Some(email)));
+        let acts = match self.scene.rules.email {
+            FieldPolicy::Enforce => true,
+            FieldPolicy::OnChange => {
+                self.scene.links.get(&owner).is_some_and(|link| link.applied.email.as_ref() == Some(email))
+            }
+            FieldPolicy::Initial | FieldPolicy::Ignore => false,
+        };
+        self.is_wanted(owner) && elsewhere && acts
+    }
+
+    fn mapped(&self, id: DefguardId) -> Option<&'a Mapped> {
+        self.scene.mapped.get(&id)
+    }
+
+    /// Whether a login subject can be put on the account of `id`.
+    pub(super) fn claim_subject(&self, id: DefguardId, subject: &Subject) -> Result<Claim, Stop> {
+        let login = ExternalId::login(&self.scene.rules.auth_provider, subject);
+        let twins = self.subjects.get(subject).filter(|people| people.len() > 1);
+        let Some(account) = self.holder(&login)? else {
+            return Ok(twins.map_or(Claim::Free, |people| {
+                Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })
+            }));
+        };
+        let mxid = account.summary.mxid.clone();
+        match self.owner(account) {
+            Some(owner) if owner == id => Ok(Claim::Free),
+            Some(owner) if self.gives_up_subject(owner, subject) => self.from(owner),
+            Some(_) if twins.is_some() => {
+                Ok(Claim::Blocked(Conflict::SubjectTwins { people: twins.cloned().unwrap_or_default() }))
+            }
+            Some(owner) => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
+            None => Ok(Claim::Blocked(Conflict::SubjectTaken { mxid })),
+        }
+    }
+
+    /// Whether an e-mail address can be put on the account of `id`.
+    pub(super) fn claim_email(
+        &self,
+        id: DefguardId,
+        own: Option<&Mxid>,
+        email: &Email,
+    ) -> Result<Claim, Stop> {
+        let mxid = match self.scene.answers.emails.get(email) {
+            None => return Err(self.ask(Question::Email(email.clone()))),
+            Some(Lookup::Unknown(failure)) => return Err(Stop::Failed(Box::new(failure.clone()))),
+            Some(Lookup::Absent) => {
+                let twins = self.emails.get(email).filter(|people| people.len() > 1);
+                return Ok(twins.map_or(Claim::Free, |people| {
+                    Claim::Blocked(Conflict::EmailTwins { people: people.clone() })
+                }));
+            }
+            Some(Lookup::Found(mxid)) if own == Some(mxid) => return Ok(Claim::Free),
+            Some(Lookup::Found(mxid)) => mxid,
+        };
+        let owner = match self.linked_to(mxid) {
+            Some(owner) => Some(owner),
+            None => self.account(mxid)?.and_then(|account| self.owner(account)),
+        };
+        match owner {
+            Some(owner) if owner == id => Ok(Claim::Free),
+            Some(owner) if self.gives_up_email(owner, email) => self.from(owner),
+            owner => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
+        }
+    }
+
+    fn from(&self, owner: DefguardId) -> Result<Claim, Stop> {
+        if self.scene.postponed.contains(&owner) { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
+    }
+
+    /// Whether the policy lets an account that is nobody's become this person's. The error says why not, if the policy
+    /// would have it otherwise. `subject` is the login that the account carries for this person.
+    pub(super) fn adoption(
+        &self,
+        account: &Account,
+        mapped: &Mapped,
+        subject: Option<&Subject>,
+    ) -> Result<(), Option<String>> {
+        let rules = self.scene.rules;
+        match rules.on_conflict {
+            OnConflict::Report | OnConflict::Suffix => return Err(None),
+            OnConflict::AdoptIfSameEmail => {
+                let same = matches!(&mapped.email, Ok(Some(email)) if account.has_email(email));
+                if !same {
+                    return Err(Some("it does not have their e-mail address".to_owned()));
+                }
+            }
+            OnConflict::Adopt => {}
+        }
+        let summary = &account.summary;
+        let other_login = account
+            .logins(&rules.auth_provider)
+            .any(|id| subject.is_none_or(|subject| subject.as_str() != id.external_id));
+        let why = if summary.mxid == rules.own {
+            "it is the account that this service itself uses"
+        } else if summary.admin {
+            "it is a server admin"
+        } else if summary.guest {
+            "it is a guest"
+        } else if account.appservice.is_some() {
+            "it belongs to an application service"
+        } else if summary.user_type.is_some() {
+            "it is a bot or of another special user type"
+        } else if summary.deactivated {
+            "it is deactivated"
+        } else if summary.locked {
+            "it is locked"
+        } else if account.is_marked() {
+            "it carries an ownership marker of another person or instance"
+        } else if other_login {
+            "another login of the same provider opens it"
+        } else {
+            return Ok(());
+        };
+        Err(Some(why.to_owned()))
+    }
+
+    /// The account that an unfinished intent was about to make for a person.
+    pub(super) fn begun_creation(&self, id: DefguardId) -> Option<Mxid> {
+        let mxid = self.scene.intents.iter().find_map(|intent| intent.creates.get(&id))?;
+        self.scene.accounts.contains_key(mxid).then(|| mxid.clone())
+    }
+
+    /// Whether an account is the one that we began to make for a person: nobody else's, and not older than the intent.
+    pub(super) fn is_our_unfinished(&self, id: DefguardId, account: &Account) -> bool {
+        let begun = self
+            .scene
+            .intents
+            .iter()
+            .filter(|intent| intent.creates.get(&id) == Some(&account.summary.mxid))
+            .map(|intent| (intent.begun - CLOCK_DIFFERENCE).timestamp())
+            .min();
+        begun.is_some_and(|begun| account.created_at >= begun)
+            && account.external_ids.is_empty()
+            && self.linked_to(&account.summary.mxid).is_none()
+            && !(account.summary.admin || account.summary.guest || account.appservice.is_some())
+    }
+
+    /// Whether an unfinished intent of an earlier run is about this person.
+    pub(super) fn is_unfinished(&self, id: DefguardId) -> bool {
+        let mxid = self.scene.links.get(&id).map(|link| &link.mxid);
+        self.scene.intents.iter().any(|intent| {
+            intent.group == id
+                || intent.creates.contains_key(&id)
+                || intent.moves.iter().any(|moved| Some(&moved.from) == mxid)
+        })
+    }
+
+    /// Whether an account with this MXID, or one that differs in case only, exists.
+    pub(super) fn is_taken(&self, mxid: &Mxid) -> bool {
+        self.taken.contains(mxid.as_str())
+    }
+
+    /// The first free MXID with a number behind the localpart, as Synapse counts at a login.
+    pub(super) fn free_with_suffix(&self, localpart: &Localpart, given: &BTreeSet<Mxid>) -> Option<Mxid> {
+        let server = &self.scene.rules.server;
+        (1..MOST_SUFFIXES)
+            .map_while(|n| Localpart::new(&format!("{localpart}{n}"), server).ok())
+            .map(|localpart| Mxid::new(&localpart, server))
+            .find(|mxid| !self.is_taken(mxid) && !given.contains(mxid))
+    }
+
+    /// The people without a link who map to a localpart.
+    pub(super) fn claimants(&self, localpart: &Localpart) -> Vec<DefguardId> {
+        self.localparts.get(localpart).cloned().unwrap_or_default()
+    }
+
+    /// The conflicts that were found before, if nothing on which they rest has changed since.
+    pub(super) fn remembered(&self, id: DefguardId) -> Option<Vec<Conflict>> {
+        if self.scene.pass == Pass::Full || self.scene.afresh.contains(&id) || self.is_unfinished(id) {
+            return None;
+        }
+        let standoff = self.scene.standoffs.get(&id)?;
+        let same = self.fingerprint(id, &standoff.conflicts) == standoff.fingerprint;
+        same.then(|| standoff.conflicts.clone())
+    }
+
+    /// A digest of all that is known without a request and on which a finding about `id` rests.
+    pub(super) fn fingerprint(&self, id: DefguardId, conflicts: &[Conflict]) -> String {
+        let mut text = format!("{:?}", self.scene.rules.on_conflict);
+        let concerned = conflicts.iter().flat_map(Conflict::others).chain([id]).collect::<BTreeSet<_>>();
+        for other in concerned {
+            let _ = write!(text, "\n{other} {}", self.is_wanted(other));
+            if let Some(mapped) = self.mapped(other) {
+                let email = mapped.email.as_ref().map(|email| email.as_ref().map(Email::as_str));
+                let _ = write!(text, " {:?} {:?} {email:?}", mapped.subject, mapped.localpart);
+            }
+            if let Some(link) = self.scene.links.get(&other) {
+                let _ = write!(
+                    text,
+                    " {} {:?} {:?}",
+                    link.mxid,
+                    link.subject,
+                    link.applied.email.as_ref().map(Email::as_str)
+                );
+            }
+        }
+        if let Some(mapped) = self.mapped(id) {
+            let localpart = mapped.localpart.as_ref().ok();
+            let email = mapped.email.as_ref().ok().and_then(Option::as_ref);
+            let _ = write!(
+                text,
+                "\n{:?} {:?} {:?}",
+                localpart.map(|localpart| self.claimants(localpart)),
+                mapped.subject.as_ref().ok().and_then(|subject| self.subjects.get(subject)),
+                email.and_then(|email| self.emails.get(email)),
+            );
+            let named = localpart.map(|localpart| Mxid::new(localpart, &self.scene.rules.server));
+            for mxid in named.iter().chain(conflicts.iter().filter_map(Conflict::mxid)) {
+                let summary = self.scene.accounts.get(mxid).map(|account| {
+                    (account.admin, account.deactivated, account.locked, account.guest, &account.user_type)
+                });
+                let _ = write!(text, "\n{mxid} {summary:?} {:?}", self.linked_to(mxid));
+            }
+        }
+        Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
