@@ -162,3 +162,19 @@ pub struct RunRecord {
     /// Things done, by kind.
     pub changes: BTreeMap<String, u64>,
 }
+
+impl Change {
+    /// The name of the kind, for tables, logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Adopted => "adopted",
+            Self::Relinked => "relinked",
+            Self::Linked => "linked",
+            Self::Unlinked => "unlinked",
+            Self::DisplayName { .. } => "display_name",
+            Self::Emails { .. } => "emails",
+            Self::ExternalIds { .. } => "external_ids",
+        }
+    }
+}

@@ -118,7 +118,9 @@ impl Linked<'_> {
             }
             let old = self.link.subject.as_ref();
             let subject = identify(self.view, &mut draft, self.mapped, account, old);
-            let email = address(self.view, &mut draft, self.mapped, account, Some(&self.link.applied));
+            let policy = scene.rules.email;
+            let email =
+                address(self.view, &mut draft, self.mapped, account, Some(&self.link.applied), policy);
             subject?;
             email?;
         } else if let Some(conflicts) = remembered {
@@ -128,7 +130,8 @@ impl Linked<'_> {
         } else if let (Some(link), Ok(email)) = (&mut draft.link, &self.mapped.email) {
             link.applied.email.clone_from(email);
         }
-        naming(self.view, &mut draft, self.mapped, summary.display_name.as_deref(), Some(&self.link.applied));
+        let shown = summary.display_name.as_deref();
+        naming(&mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
         Ok(draft)
     }
 }
@@ -188,8 +191,9 @@ fn address(
     mapped: &Mapped,
     account: &Account,
     before: Option<&Applied>,
+    policy: FieldPolicy,
 ) -> Result<(), Stop> {
-    let change = fields::email(view.scene.rules.email, mapped, before, Some(account));
+    let change = fields::email(policy, mapped, before, Some(account));
     draft.notes.extend(change.note);
     if let Some(email) = &change.gain {
         match view.claim_email(draft.id, Some(&account.summary.mxid), email)? {
@@ -212,13 +216,13 @@ fn address(
 
 /// The display name of an account that is the person's.
 fn naming(
-    view: &View<'_>,
     draft: &mut Draft,
     mapped: &Mapped,
     shown: Option<&str>,
     before: Option<&Applied>,
+    policy: FieldPolicy,
 ) {
-    let change = fields::name(view.scene.rules.display_name, mapped, shown, before);
+    let change = fields::name(policy, mapped, shown, before);
     draft.notes.extend(change.note);
     draft.name = change.write;
     if let Some(link) = &mut draft.link {
@@ -299,18 +303,22 @@ fn take(
         draft.link = None;
         return Ok(draft.conflict(Conflict::Deactivated { mxid }));
     }
-    // What our own interrupted creation left undone is written whatever the policies for existing accounts say.
+    // What our own interrupted creation left undone is written as at a creation.
     let unfinished = made == Change::Created;
-    let fresh = Applied::default();
-    let before = unfinished.then_some(&fresh);
+    let policy = |policy| match policy {
+        FieldPolicy::Ignore => FieldPolicy::Ignore,
+        _ if unfinished => FieldPolicy::Enforce,
+        policy => policy,
+    };
     // Logins that others put on an account that we adopt stay; on one that carries our marker they are outdated.
     let only_ours = Subject::new("");
     let old = if state == State::Relink { None } else { Some(&only_ours) };
     let subject = identify(view, &mut draft, mapped, account, old);
-    let email = address(view, &mut draft, mapped, account, before);
+    let email = address(view, &mut draft, mapped, account, None, policy(view.scene.rules.email));
     subject?;
     email?;
-    naming(view, &mut draft, mapped, account.summary.display_name.as_deref(), before);
+    let shown = account.summary.display_name.as_deref();
+    naming(&mut draft, mapped, shown, None, policy(view.scene.rules.display_name));
     draft.made = Some(made);
     Ok(draft)
 }

@@ -1,0 +1,236 @@
+//! One run from beginning to end, and the explanation of one person.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Engine, Explanation, PersonReport, Progress, RunReport, RunRequest,
+    apply::Applied,
+    gather::Gathered,
+    report::{steps_of, template_texts},
+};
+use crate::{
+    domain::{DefguardId, Failure, RunId, Standoff, Username},
+    ports::{JournalFilter, Outcome},
+    reconcile::{Pass, PersonPlan, Plan, State},
+};
+
+/// How many journal lines an explanation shows.
+const EXPLAINED_ENTRIES: usize = 10;
+
+impl Engine {
+    /// Runs once. What goes wrong is in the report.
+    pub async fn run(&self, request: &RunRequest, progress: &dyn Progress) -> RunReport {
+        let _turn = self.turn.lock().await;
+        let began = self.clock.now();
+        let mut report = RunReport {
+            run: None,
+            pass: request.pass,
+            began,
+            ended: began,
+            dry_run: request.dry_run,
+            completeness: None,
+            people: Vec::new(),
+            unknown: Vec::new(),
+            failure: None,
+            interrupted: false,
+        };
+        if !request.dry_run {
+            match self.store.next_run() {
+                Ok(id) => report.run = Some(id),
+                Err(failure) => {
+                    report.failure = Some(failure);
+                    return report;
+                }
+            }
+        }
+        if let Err(failure) = self.run_into(&mut report, request, progress).await {
+            report.failure = Some(failure);
+        }
+        if report.failure.is_some() {
+            self.forget_homeserver_info().await;
+        }
+        report.ended = self.clock.now();
+        if let Some(id) = report.run
+            && let Err(failure) = self.keep_run(&report, id)
+        {
+            report.failure.get_or_insert(failure);
+        }
+        report
+    }
+
+    fn keep_run(&self, report: &RunReport, id: RunId) -> Result<(), Failure> {
+        self.store.add_run(&report.record(id))?;
+        if report.pass == Pass::Full { self.store.prune(report.ended - self.options.keep) } else { Ok(()) }
+    }
+
+    async fn run_into(
+        &self,
+        report: &mut RunReport,
+        request: &RunRequest,
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let mut seen = self.gather().await?;
+        report.completeness = Some(seen.listing.completeness().clone());
+        if !request.dry_run {
+            self.recover(&seen).await?;
+        }
+        let mut asked = BTreeSet::new();
+        for name in &request.only {
+            match seen.resolve(name) {
+                Some(id) => {
+                    asked.insert(id);
+                }
+                None => report.unknown.push(name.clone()),
+            }
+        }
+        let mut plan = self.decide(&mut seen, request.pass, &asked).await?;
+        if !request.only.is_empty() {
+            plan.restrict(&asked);
+        }
+        let concerned: BTreeSet<DefguardId> = if request.only.is_empty() {
+            plan.people.keys().copied().collect()
+        } else {
+            plan.groups.iter().flat_map(|group| group.people.iter().copied()).chain(asked).collect()
+        };
+        let applied = if request.dry_run {
+            None
+        } else {
+            let applied = self.apply(&seen, &plan.groups, report.run, progress).await?;
+            self.remember(&seen, &plan, &applied, &concerned)?;
+            report.interrupted = applied.interrupted;
+            report.failure.clone_from(&applied.stopped);
+            Some(applied)
+        };
+        report.people = people_reports(&seen, &plan, applied.as_ref(), &concerned);
+        Ok(())
+    }
+
+    /// Keeps the conflicts in mind and drops the intents that are done with.
+    fn remember(
+        &self,
+        seen: &Gathered,
+        plan: &Plan,
+        applied: &Applied,
+        concerned: &BTreeSet<DefguardId>,
+    ) -> Result<(), Failure> {
+        let mut outcome = Outcome::default();
+        let now = self.clock.now();
+        for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
+            let before = seen.standoffs.get(id);
+            let after = standoff(person, before, now);
+            let undecided = matches!(person.state, State::Failed | State::Postponed | State::Withheld);
+            if !undecided && before != after.as_ref() {
+                outcome.standoffs.insert(*id, after);
+            }
+        }
+        for id in
+            seen.standoffs.keys().filter(|id| seen.listing.is_complete() && !plan.people.contains_key(id))
+        {
+            outcome.standoffs.insert(*id, None);
+        }
+        for (intent, groups) in &plan.intents {
+            let settled = groups.iter().all(|key| {
+                applied.groups.get(key).is_some_and(|group| group.failed.is_none() && group.put_off.is_none())
+            });
+            if settled {
+                outcome.finished.insert(*intent);
+            }
+        }
+        if outcome == Outcome::default() { Ok(()) } else { self.store.record(&outcome) }
+    }
+
+    /// Explains one person, given by username, `#` and id, or MXID; `None` if nobody is known by that name. Nothing is
+    /// changed.
+    pub async fn explain(&self, name: &str) -> Result<Option<Explanation>, Failure> {
+        let _turn = self.turn.lock().await;
+        let mut seen = self.gather().await?;
+        let Some(id) = seen.resolve(name) else { return Ok(None) };
+        let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
+        let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));
+        let link = seen.links.get(&id).cloned();
+        let report = reports.pop().unwrap_or_else(|| PersonReport {
+            id,
+            username: link.as_ref().map_or_else(|| Username::new(name), |link| link.username.clone()),
+            state: State::Withheld,
+            mxid: link.as_ref().map(|link| link.mxid.clone()),
+            conflicts: Vec::new(),
+            notes: Vec::new(),
+            steps: Vec::new(),
+            done: Vec::new(),
+            failure: None,
+            put_off: Some("the list of people in Defguard does not show them".to_owned()),
+        });
+        let group = plan.groups.iter().find(|group| group.people.contains(&id));
+        let together_with: Vec<DefguardId> = group
+            .map(|group| group.people.iter().copied().filter(|other| *other != id).collect())
+            .unwrap_or_default();
+        let named =
+            report.conflicts.iter().flat_map(|conflict| conflict.others()).chain(together_with.clone());
+        let usernames: BTreeMap<DefguardId, Username> = named
+            .filter_map(|id| {
+                let listed = seen.listing.people().get(&id).map(|person| person.username.clone());
+                Some((id, listed.or_else(|| seen.links.get(&id).map(|link| link.username.clone()))?))
+            })
+            .collect();
+        Ok(Some(Explanation {
+            person: seen.listing.people().get(&id).cloned(),
+            templates: seen.mapped.get(&id).map(template_texts).unwrap_or_default(),
+            link,
+            report,
+            together_with,
+            usernames,
+            journal: self.store.journal(&JournalFilter {
+                id: Some(id),
+                limit: Some(EXPLAINED_ENTRIES),
+                ..JournalFilter::default()
+            })?,
+        }))
+    }
+}
+
+fn standoff(
+    person: &PersonPlan,
+    before: Option<&Standoff>,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Option<Standoff> {
+    if person.conflicts.is_empty() {
+        return None;
+    }
+    let since =
+        before.filter(|before| before.conflicts == person.conflicts).map_or(now, |before| before.since);
+    Some(Standoff { conflicts: person.conflicts.clone(), fingerprint: person.fingerprint.clone(), since })
+}
+
+fn people_reports(
+    seen: &Gathered,
+    plan: &Plan,
+    applied: Option<&Applied>,
+    concerned: &BTreeSet<DefguardId>,
+) -> Vec<PersonReport> {
+    let group_of: BTreeMap<DefguardId, _> =
+        plan.groups.iter().flat_map(|group| group.people.iter().map(move |id| (*id, group))).collect();
+    let mut reports = Vec::new();
+    for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
+        let Some(listed) = seen.listing.people().get(id) else { continue };
+        let group = group_of.get(id);
+        let done = group.and_then(|group| applied?.groups.get(&group.key));
+        let steps = group.map(|group| steps_of(group, *id)).unwrap_or_default();
+        let failed = done.and_then(|done| done.failed.as_ref());
+        reports.push(PersonReport {
+            id: *id,
+            username: listed.username.clone(),
+            state: person.state,
+            mxid: person.mxid.clone(),
+            conflicts: person.conflicts.clone(),
+            notes: person.notes.clone(),
+            done: done.and_then(|done| done.done.get(id)).cloned().unwrap_or_default(),
+            failure: person
+                .failure
+                .clone()
+                .or_else(|| failed.filter(|_| !steps.is_empty()).map(|(_, failure)| failure.clone())),
+            put_off: done.and_then(|done| done.put_off.clone()).filter(|_| !steps.is_empty()),
+            steps,
+        });
+    }
+    reports
+}

@@ -1,0 +1,230 @@
+//! Reads everything that a decision needs, and finds out what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt, stream};
+
+use super::{Engine, Options};
+use crate::{
+    domain::{
+        AccountSummary, Backoff, DefguardId, Failure, FailureClass, Intent, Link, Listing, Lookup, Mapped,
+        Mxid, Peer, Standoff,
+    },
+    ports::{Homeserver, HomeserverInfo},
+    reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, decide},
+};
+
+/// How many rounds of questions a decision may take. Each is one step deeper (person → external id → account), so
+/// more than this would be an error of ours.
+const MOST_ROUNDS: usize = 12;
+
+/// After so many failed look-ups the homeserver counts as unusable, instead of asking for everybody in turn.
+const MOST_FAILED_LOOKUPS: usize = 10;
+
+/// Everything that one run has read.
+pub(super) struct Gathered {
+    pub(super) rules: Rules,
+    pub(super) info: HomeserverInfo,
+    pub(super) listing: Listing,
+    pub(super) mapped: BTreeMap<DefguardId, Mapped>,
+    pub(super) accounts: BTreeMap<Mxid, AccountSummary>,
+    pub(super) links: BTreeMap<DefguardId, Link>,
+    pub(super) intents: Vec<Intent>,
+    pub(super) standoffs: BTreeMap<DefguardId, Standoff>,
+    pub(super) backoff: BTreeMap<DefguardId, Backoff>,
+    pub(super) answers: Answers,
+}
+
+impl Gathered {
+    /// The people whom a name given by hand can mean: a username, `#` and an id, or an MXID.
+    pub(super) fn resolve(&self, name: &str) -> Option<DefguardId> {
+        if let Some(id) = name.strip_prefix('#').and_then(|id| id.parse().ok().map(DefguardId)) {
+            return (self.listing.people().contains_key(&id) || self.links.contains_key(&id)).then_some(id);
+        }
+        if name.starts_with('@') {
+            let linked = self
+                .links
+                .values()
+                .find(|link| link.mxid.as_str() == name || link.mxid.localpart() == &name[1..]);
+            return linked.map(|link| link.id);
+        }
+        let listed = self
+            .listing
+            .people()
+            .values()
+            .find(|person| person.username.as_str() == name)
+            .map(|person| person.id);
+        listed.or_else(|| self.links.values().find(|link| link.username.as_str() == name).map(|link| link.id))
+    }
+}
+
+impl Engine {
+    /// Who the homeserver is, asked once and again after a failure.
+    pub(super) async fn homeserver_info(&self) -> Result<HomeserverInfo, Failure> {
+        let mut known = self.homeserver_info.lock().await;
+        if let Some(info) = known.as_ref() {
+            return Ok(info.clone());
+        }
+        let info = self.homeserver.identify().await?;
+        Ok(known.insert(info).clone())
+    }
+
+    /// Forgets what the homeserver said about itself.
+    pub(super) async fn forget_homeserver_info(&self) {
+        *self.homeserver_info.lock().await = None;
+    }
+
+    /// Reads both servers and the store.
+    pub(super) async fn gather(&self) -> Result<Gathered, Failure> {
+        let info = self.homeserver_info().await?;
+        let (listing, accounts, own) =
+            tokio::join!(self.directory.list(), self.homeserver.list(), self.directory.own_username());
+        let (listing, accounts) = (listing?, accounts?);
+        let mut rules = rules(&self.options, &info);
+        if !self.options.include_own_account {
+            rules.scope.own_username = own?;
+        }
+        let mapped = listing
+            .people()
+            .iter()
+            .map(|(id, person)| (*id, (self.mapper)(person, &info.server_name)))
+            .collect();
+        Ok(Gathered {
+            rules,
+            info,
+            listing,
+            mapped,
+            accounts,
+            links: self.store.links()?,
+            intents: self.store.intents()?,
+            standoffs: self.store.standoffs()?,
+            backoff: self.store.backoff()?,
+            answers: Answers::default(),
+        })
+    }
+
+    /// Decides, finding out whatever the decision asks for.
+    pub(super) async fn decide(
+        &self,
+        seen: &mut Gathered,
+        pass: Pass,
+        afresh: &BTreeSet<DefguardId>,
+    ) -> Result<Plan, Failure> {
+        let now = self.clock.now();
+        let postponed: BTreeSet<DefguardId> = seen
+            .backoff
+            .iter()
+            .filter(|(id, backoff)| backoff.until > now && !afresh.contains(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for _ in 0..MOST_ROUNDS {
+            let scene = Scene {
+                people: seen.listing.people(),
+                complete: seen.listing.is_complete(),
+                mapped: &seen.mapped,
+                links: &seen.links,
+                accounts: &seen.accounts,
+                answers: &seen.answers,
+                intents: &seen.intents,
+                standoffs: &seen.standoffs,
+                postponed: &postponed,
+                afresh,
+                pass,
+                rules: &seen.rules,
+            };
+            match decide(&scene) {
+                Decision::Plan(plan) => return Ok(plan),
+                Decision::Ask(questions) => {
+                    let concurrency = self.options.concurrency;
+                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
+                }
+            }
+        }
+        Err(Failure::new(
+            Peer::Synapse,
+            FailureClass::Malformed,
+            "finding out what the accounts are",
+            "each answer led to a further question, so nothing was changed",
+        ))
+    }
+}
+
+/// Finds the answers. A look-up that fails is an answer of its own (`Unknown`), unless so many fail that the server
+/// counts as unusable.
+async fn answer(
+    homeserver: &dyn Homeserver,
+    questions: BTreeSet<Question>,
+    answers: &mut Answers,
+    concurrency: usize,
+) -> Result<(), Failure> {
+    enum Found {
+        Account(Mxid, Lookup<crate::domain::Account>),
+        ExternalId(crate::domain::ExternalId, Lookup<Mxid>),
+        Email(crate::domain::Email, Lookup<Mxid>),
+    }
+    let mut found = stream::iter(questions)
+        .map(|question| async move {
+            match question {
+                Question::Account(mxid) => {
+                    let lookup = homeserver.get(&mxid).await;
+                    Found::Account(mxid, lookup)
+                }
+                Question::ExternalId(id) => {
+                    let lookup = homeserver.find_by_external_id(&id).await;
+                    Found::ExternalId(id, lookup)
+                }
+                Question::Email(email) => {
+                    let lookup = homeserver.find_by_email(&email).await;
+                    Found::Email(email, lookup)
+                }
+            }
+        })
+        .buffer_unordered(concurrency.max(1));
+    let mut failed = 0;
+    while let Some(found) = found.next().await {
+        let failure = match found {
+            Found::Account(mxid, lookup) => {
+                let failure = unknown(&lookup);
+                answers.accounts.insert(mxid, lookup);
+                failure
+            }
+            Found::ExternalId(id, lookup) => {
+                let failure = unknown(&lookup);
+                answers.external_ids.insert(id, lookup);
+                failure
+            }
+            Found::Email(email, lookup) => {
+                let failure = unknown(&lookup);
+                answers.emails.insert(email, lookup);
+                failure
+            }
+        };
+        if let Some(failure) = failure {
+            failed += 1;
+            if failed >= MOST_FAILED_LOOKUPS || failure.class == FailureClass::Unauthorised {
+                return Err(failure);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unknown<T>(lookup: &Lookup<T>) -> Option<Failure> {
+    match lookup {
+        Lookup::Unknown(failure) => Some(failure.clone()),
+        Lookup::Found(_) | Lookup::Absent => None,
+    }
+}
+
+fn rules(options: &Options, info: &HomeserverInfo) -> Rules {
+    Rules {
+        server: info.server_name.clone(),
+        own: info.own.clone(),
+        auth_provider: options.auth_provider.clone(),
+        instance: options.instance.clone(),
+        on_conflict: options.on_conflict,
+        display_name: options.display_name,
+        email: options.email,
+        scope: options.scope.clone(),
+    }
+}

@@ -1,0 +1,137 @@
+//! Carries the decision out: gather → map → plan → apply → record, one way, one run after the other.
+//!
+//! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
+//! at; everything else it reads anew.
+
+mod apply;
+
+mod cycle;
+mod gather;
+mod report;
+mod write;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{Instance, Mapped, Person, ServerName},
+    ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
+    reconcile::{FieldPolicy, OnConflict, Pass, Scope},
+};
+
+pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally};
+
+/// What the templates make of a person, on the homeserver of this name.
+pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;
+
+/// How an account is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CreateMode {
+    /// With an empty request first where anybody can register, else with one request.
+    #[default]
+    Auto,
+    /// With one request that has everything in it.
+    OneRequest,
+    /// With an empty request first, filled only if that one really made the account.
+    EmptyFirst,
+}
+
+/// What the admin has decided, and how fast to go.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The auth provider of the OIDC logins, `oidc-<idp_id>`.
+    pub auth_provider: String,
+    /// The name of the Defguard server in the ownership markers.
+    pub instance: Instance,
+    /// What to do with accounts that are in the way.
+    pub on_conflict: OnConflict,
+    /// When display names are written.
+    pub display_name: FieldPolicy,
+    /// When e-mail addresses are written.
+    pub email: FieldPolicy,
+    /// Whom the sync concerns; the service's own account is added when it is known.
+    pub scope: Scope,
+    /// Whether the account that the service itself uses in Defguard is treated like everybody's.
+    pub include_own_account: bool,
+    /// How accounts are made.
+    pub create: CreateMode,
+    /// How many people are worked on at once.
+    pub concurrency: usize,
+    /// The pause before a write that had no clear outcome is tried again.
+    pub retry_pause: Duration,
+    /// How long runs and journal are kept.
+    pub keep: chrono::TimeDelta,
+}
+
+/// Whom a run is about, and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct RunRequest {
+    /// How thoroughly to look.
+    pub pass: Pass,
+    /// Only these people, by username, `#` and id, or MXID; empty: everybody.
+    #[serde(default)]
+    pub only: BTreeSet<String>,
+    /// Decide only, change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl RunRequest {
+    /// A run for everybody.
+    pub fn everybody(pass: Pass) -> Self {
+        Self { pass, only: BTreeSet::new(), dry_run: false }
+    }
+}
+
+/// The engine with everything it works on.
+pub struct Engine {
+    directory: Arc<dyn Directory>,
+    homeserver: Arc<dyn Homeserver>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    mapper: Mapper,
+    options: Options,
+    /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
+    stop: CancellationToken,
+    /// What the homeserver said about itself; asked again after every failure.
+    homeserver_info: Mutex<Option<HomeserverInfo>>,
+    /// Runs and changes by hand never overlap.
+    turn: Mutex<()>,
+}
+
+impl Engine {
+    /// Puts an engine together.
+    pub fn new(
+        directory: Arc<dyn Directory>,
+        homeserver: Arc<dyn Homeserver>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        mapper: Mapper,
+        options: Options,
+    ) -> Self {
+        Self {
+            directory,
+            homeserver,
+            store,
+            clock,
+            mapper,
+            options,
+            stop: CancellationToken::new(),
+            homeserver_info: Mutex::new(None),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Cancelling this token lets the run under way finish the people in hand and end.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Our own memory, for `status` and `journal`.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+}

@@ -1,0 +1,235 @@
+//! What a run says about itself: to a terminal, to programs, to the store.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{
+        Change, Completeness, Conflict, DefguardId, Entry, Failure, Link, Mapped, Mxid, Peer, Person, RunId,
+        RunRecord, Username,
+    },
+    reconcile::{Group, Note, Pass, State, Step},
+};
+
+/// Told about every group of people that is done.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` groups are done.
+    fn step(&self, done: usize, total: usize);
+}
+
+impl Progress for () {
+    fn step(&self, _done: usize, _total: usize) {}
+}
+
+/// What became of one person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PersonReport {
+    /// Who.
+    pub id: DefguardId,
+    /// Their username.
+    pub username: Username,
+    /// In one word.
+    pub state: State,
+    /// Their account.
+    pub mxid: Option<Mxid>,
+    /// What stands in the way.
+    pub conflicts: Vec<Conflict>,
+    /// What else is worth knowing.
+    pub notes: Vec<Note>,
+    /// What is to be done, in order.
+    pub steps: Vec<StepText>,
+    /// What was done.
+    pub done: Vec<Change>,
+    /// What failed.
+    pub failure: Option<Failure>,
+    /// Why the work was put off to the next run.
+    pub put_off: Option<String>,
+}
+
+/// A step in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepText(pub String);
+
+impl StepText {
+    /// Says what a step does, without the values of personal fields.
+    pub fn of(step: &Step) -> Self {
+        let text = match step {
+            Step::Create { mxid, display_name, email, external_ids, .. } => {
+                let mut with: Vec<String> = external_ids.iter().map(ToString::to_string).collect();
+                with.extend(display_name.as_ref().map(|_| "a display name".to_owned()));
+                with.extend(email.as_ref().map(|_| "an e-mail address".to_owned()));
+                format!("create {mxid} with {}", with.join(", "))
+            }
+            Step::Hold { mxid, change, .. } => {
+                let mut parts = Vec::new();
+                parts.extend(change.add_ids.iter().map(|id| format!("add {id}")));
+                parts.extend(
+                    change.drop_ids.iter().chain(&change.wash_ids).map(|id| format!("take off {id}")),
+                );
+                parts.extend(change.add_emails.iter().map(|_| "add an e-mail address".to_owned()));
+                parts.extend(change.drop_emails.iter().map(|_| "take off an e-mail address".to_owned()));
+                format!("on {mxid}: {}", parts.join(", "))
+            }
+            Step::Name { mxid, .. } => format!("change the display name of {mxid}"),
+        };
+        Self(text)
+    }
+}
+
+impl PersonReport {
+    /// Whether there is something that a person should look at.
+    pub fn needs_attention(&self) -> bool {
+        !self.conflicts.is_empty() || self.failure.is_some() || self.put_off.is_some()
+    }
+}
+
+/// How many people and changes of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// People by state.
+    pub people: BTreeMap<String, u64>,
+    /// Changes by kind.
+    pub changes: BTreeMap<String, u64>,
+    /// People for whom something failed.
+    pub failed: u64,
+}
+
+/// The outcome of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Its number; `None` for a dry run.
+    pub run: Option<RunId>,
+    /// How thoroughly it looked.
+    pub pass: Pass,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+    /// Whether it only decided.
+    pub dry_run: bool,
+    /// How far the list of people could be trusted; `None` if it could not be read.
+    pub completeness: Option<Completeness>,
+    /// Everybody whom the run was about.
+    pub people: Vec<PersonReport>,
+    /// Names that were asked for and that nobody has.
+    pub unknown: Vec<String>,
+    /// Why the run ended early or did nothing.
+    pub failure: Option<Failure>,
+    /// Whether the run was asked to end early.
+    pub interrupted: bool,
+}
+
+impl RunReport {
+    /// The exit code for it: 0 done, 1 failed, 3 some people failed, 5 source or target unusable.
+    pub fn exit_code(&self) -> u8 {
+        if let Some(failure) = &self.failure {
+            return if failure.peer == Peer::Store { 1 } else { 5 };
+        }
+        if matches!(self.completeness, Some(Completeness::Incomplete(_))) {
+            return 5;
+        }
+        let failed = self.people.iter().any(|person| person.failure.is_some() || person.put_off.is_some());
+        if failed || !self.unknown.is_empty() || self.interrupted { 3 } else { 0 }
+    }
+
+    /// Counts people and changes.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for person in &self.people {
+            *tally.people.entry(person.state.as_str().to_owned()).or_default() += 1;
+            tally.failed += u64::from(person.failure.is_some());
+            for change in &person.done {
+                *tally.changes.entry(change.kind().to_owned()).or_default() += 1;
+            }
+        }
+        tally
+    }
+
+    /// One sentence about the run.
+    pub fn summary(&self) -> String {
+        if let Some(failure) = &self.failure {
+            return failure.to_string();
+        }
+        let tally = self.tally();
+        let changed = self.people.iter().filter(|person| !person.done.is_empty()).count();
+        let planned = self.people.iter().filter(|person| !person.steps.is_empty()).count();
+        let conflicts = self.people.iter().filter(|person| !person.conflicts.is_empty()).count();
+        let change =
+            if self.dry_run { format!("{planned} would change") } else { format!("{changed} changed") };
+        let mut text = format!(
+            "{} people, {change}, {conflicts} in conflict, {} failed",
+            self.people.len(),
+            tally.failed
+        );
+        if let Some(Completeness::Incomplete(why)) = &self.completeness {
+            text = format!("{text}; the list of people was incomplete ({})", why.join("; "));
+        }
+        text
+    }
+
+    /// What is kept of it in the store.
+    pub fn record(&self, id: RunId) -> RunRecord {
+        let tally = self.tally();
+        RunRecord {
+            id,
+            began: self.began,
+            ended: self.ended,
+            full: self.pass == Pass::Full,
+            exit_code: self.exit_code(),
+            summary: self.summary(),
+            people: tally.people,
+            changes: tally.changes,
+        }
+    }
+}
+
+/// Everything about one person: who they are, what the templates give, which account, and what would be done now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Who they are in Defguard; `None` if the list does not show them.
+    pub person: Option<Person>,
+    /// What each template gives: key and value, or what is wrong.
+    pub templates: Vec<(String, Result<Option<String>, String>)>,
+    /// Our link.
+    pub link: Option<Link>,
+    /// What would be done now and why.
+    pub report: PersonReport,
+    /// The people who are dealt with together with this one.
+    pub together_with: Vec<DefguardId>,
+    /// The usernames of all people named above.
+    pub usernames: BTreeMap<DefguardId, Username>,
+    /// What was last done for them, newest last.
+    pub journal: Vec<Entry>,
+}
+
+/// What the templates give, as text.
+pub(super) fn template_texts(mapped: &Mapped) -> Vec<(String, Result<Option<String>, String>)> {
+    let text = |value: &str| Some(value.to_owned());
+    vec![
+        (
+            "subject".to_owned(),
+            mapped.subject.as_ref().map(|it| text(it.as_str())).map_err(ToString::to_string),
+        ),
+        (
+            "localpart".to_owned(),
+            mapped.localpart.as_ref().map(|it| text(it.as_str())).map_err(ToString::to_string),
+        ),
+        ("display name".to_owned(), mapped.display_name.clone().map_err(|error| error.to_string())),
+        (
+            "e-mail".to_owned(),
+            mapped
+                .email
+                .as_ref()
+                .map(|email| email.as_ref().map(|email| email.as_str().to_owned()))
+                .map_err(ToString::to_string),
+        ),
+    ]
+}
+
+/// The steps of a group that concern one person.
+pub(super) fn steps_of(group: &Group, id: DefguardId) -> Vec<StepText> {
+    group.steps.iter().filter(|step| step.person() == id).map(StepText::of).collect()
+}

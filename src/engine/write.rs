@@ -1,0 +1,375 @@
+//! One step on one account: read, merge, write, read back. Safe to repeat.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    domain::{
+        Account, AccountPatch, Change, DefguardId, Email, Entry, ExternalId, Failure, FailureClass, Field,
+        Instance, Intent, Lookup, Mxid, Peer, RunId, ThreePid,
+    },
+    ports::{Clock, Homeserver, Outcome, Store},
+    reconcile::{Holdings, Step},
+};
+
+/// How often a write without a clear outcome is tried.
+const TRIES: u32 = 3;
+
+/// How often an external id is listed and taken off again if Synapse still answers it from its cache.
+const WASHES: u32 = 3;
+
+/// How far the clocks of the homeserver and of this machine may be apart.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// Why a step was not done.
+#[derive(Debug)]
+pub(super) enum Undone {
+    /// It failed.
+    Failed(Failure),
+    /// The account is not what it was when the plan was made; the next run decides anew.
+    Changed(String),
+}
+
+impl From<Failure> for Undone {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Writes the steps of one group.
+pub(super) struct Writer<'a> {
+    pub(super) homeserver: &'a dyn Homeserver,
+    pub(super) store: &'a dyn Store,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) instance: &'a Instance,
+    pub(super) run: Option<RunId>,
+    pub(super) empty_first: bool,
+    pub(super) pause: Duration,
+    pub(super) intent: Intent,
+}
+
+impl Writer<'_> {
+    /// Does one step and gives the journal lines that are already recorded.
+    pub(super) async fn step(&mut self, step: &Step) -> Result<Vec<Entry>, Undone> {
+        match step {
+            Step::Create { id, mxid, display_name, email, external_ids } => {
+                self.create(*id, mxid, display_name.as_deref(), email.as_ref(), external_ids).await
+            }
+            Step::Hold { id, mxid, change } => self.hold(*id, mxid, change).await,
+            Step::Name { id, mxid, display_name } => self.name(*id, mxid, display_name).await,
+        }
+    }
+
+    async fn create(
+        &mut self,
+        id: DefguardId,
+        mxid: &Mxid,
+        display_name: Option<&str>,
+        email: Option<&Email>,
+        external_ids: &BTreeSet<ExternalId>,
+    ) -> Result<Vec<Entry>, Undone> {
+        let full = AccountPatch {
+            display_name: display_name.map_or(Field::Keep, |name| Field::Set(name.to_owned())),
+            threepids: email.map(|email| BTreeSet::from([ThreePid::email(email)])),
+            external_ids: Some(external_ids.clone()),
+        };
+        let entry = self.entry(id, mxid, Change::Created);
+        self.begin(vec![entry.clone()])?;
+        let begun = self.intent.begun;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            // What the list did not show may be there by now.
+            let there = match self.homeserver.get(mxid).await {
+                Lookup::Found(account) => Some(account),
+                Lookup::Absent => None,
+                Lookup::Unknown(failure) if tried < TRIES && may_pass(&failure) => {
+                    self.wait(tried).await;
+                    continue;
+                }
+                Lookup::Unknown(failure) => return Err(failure.into()),
+            };
+            let attempt = match there {
+                None => self.make(mxid, &full).await,
+                Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
+                Some(account) if tried > 1 && is_half_made(&account, begun) => self.fill(mxid, &full).await,
+                Some(_) => {
+                    return Err(Undone::Changed(format!(
+                        "{mxid} appeared in the meantime; it was left as it is"
+                    )));
+                }
+            };
+            match attempt {
+                Ok(()) => break,
+                Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
+                Err(undone) => return Err(undone),
+            }
+        }
+        self.keep(vec![entry])
+    }
+
+    /// Makes an account that is not there, and never takes over one that turns up at that moment.
+    async fn make(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
+        if self.empty_first {
+            if !self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
+                return Err(Undone::Changed(format!(
+                    "{mxid} appeared in the meantime; it was left as it is"
+                )));
+            }
+            return self.fill(mxid, full).await;
+        }
+        let written = self.homeserver.put(mxid, full).await?;
+        if written.created {
+            return check(&written.account, full).map_err(Undone::Failed);
+        }
+        // Somebody else made it between our look and our write: it is not ours, so our ids come off again.
+        let ours = full.external_ids.clone().unwrap_or_default();
+        let rest = &written.account.external_ids - &ours;
+        let patch = AccountPatch { external_ids: Some(rest), ..AccountPatch::default() };
+        self.homeserver.put(mxid, &patch).await?;
+        Err(Undone::Failed(
+            Failure::new(
+                Peer::Synapse,
+                FailureClass::Permanent,
+                "creating an account",
+                format!("{mxid} was made by somebody else at the same moment, and our write replaced its e-mail address"),
+            )
+            .mend(format!(
+                "our external ids were taken off again; see whose account {mxid} is, check its e-mail address, and set \
+                 `synapse.create = \"empty-first\"`"
+            )),
+        ))
+    }
+
+    async fn fill(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
+        let written = self.homeserver.put(mxid, full).await?;
+        check(&written.account, full).map_err(Undone::Failed)
+    }
+
+    async fn hold(&mut self, id: DefguardId, mxid: &Mxid, change: &Holdings) -> Result<Vec<Entry>, Undone> {
+        let mut kept = self.settle(id, mxid, |account| holding(account, change)).await?;
+        if !change.wash_ids.is_empty() {
+            kept.extend(self.settle(id, mxid, |account| without(account, &change.wash_ids)).await?);
+            kept.extend(self.evict(id, mxid, &change.wash_ids).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Looks whether Synapse still answers an id that was taken off; if so, lists it and takes it off again.
+    async fn evict(
+        &mut self,
+        id: DefguardId,
+        mxid: &Mxid,
+        washed: &BTreeSet<ExternalId>,
+    ) -> Result<Vec<Entry>, Undone> {
+        let mut kept = Vec::new();
+        for external_id in washed {
+            let change = Holdings { wash_ids: BTreeSet::from([external_id.clone()]), ..Holdings::default() };
+            let mut left = WASHES;
+            loop {
+                match self.homeserver.find_by_external_id(external_id).await {
+                    Lookup::Found(holder) if holder == *mxid && left > 0 => left -= 1,
+                    Lookup::Found(holder) if holder == *mxid => {
+                        let why = format!("Synapse still answers {mxid} for it from its cache");
+                        let what = "taking an old login off an account";
+                        let failure = Failure::new(Peer::Synapse, FailureClass::Permanent, what, why);
+                        return Err(failure.mend("restart Synapse, which empties the cache").into());
+                    }
+                    Lookup::Found(_) | Lookup::Absent => break,
+                    Lookup::Unknown(failure) => return Err(failure.into()),
+                }
+                kept.extend(self.settle(id, mxid, |account| holding(account, &change)).await?);
+                kept.extend(self.settle(id, mxid, |account| without(account, &change.wash_ids)).await?);
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn name(&mut self, id: DefguardId, mxid: &Mxid, name: &str) -> Result<Vec<Entry>, Undone> {
+        let renaming = |account: &Account| match account.summary.display_name.as_deref() {
+            Some(shown) if shown == name => AccountPatch::default(),
+            _ => AccountPatch { display_name: Field::Set(name.to_owned()), ..AccountPatch::default() },
+        };
+        self.settle(id, mxid, renaming).await
+    }
+
+    /// Reads the account and writes what it lacks. A write without a clear outcome is followed by another look.
+    async fn settle(
+        &mut self,
+        id: DefguardId,
+        mxid: &Mxid,
+        patch: impl Fn(&Account) -> AccountPatch,
+    ) -> Result<Vec<Entry>, Undone> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let attempt = match self.read(id, mxid).await {
+                Ok(account) => match patch(&account) {
+                    patch if patch.is_empty() => return Ok(Vec::new()),
+                    patch => self.write(id, mxid, &account, &patch).await,
+                },
+                Err(undone) => Err(undone),
+            };
+            match attempt {
+                Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
+                done => return done,
+            }
+        }
+    }
+
+    /// The account as it is now; never one that is marked as somebody else's.
+    async fn read(&self, id: DefguardId, mxid: &Mxid) -> Result<Account, Undone> {
+        match self.homeserver.get(mxid).await {
+            Lookup::Found(account) if account.is_marked() && account.owner(self.instance) != Some(id) => {
+                Err(Undone::Changed(format!("{mxid} carries the ownership marker of somebody else by now")))
+            }
+            Lookup::Found(account) => Ok(account),
+            Lookup::Absent => Err(Undone::Changed(format!("{mxid} is not there any more"))),
+            Lookup::Unknown(failure) => Err(failure.into()),
+        }
+    }
+
+    /// One write: what is about to change is remembered before, what did change after.
+    async fn write(
+        &mut self,
+        id: DefguardId,
+        mxid: &Mxid,
+        before: &Account,
+        patch: &AccountPatch,
+    ) -> Result<Vec<Entry>, Undone> {
+        let entries: Vec<Entry> =
+            changes(before, patch).into_iter().map(|change| self.entry(id, mxid, change)).collect();
+        self.begin(entries.clone())?;
+        let written = self.homeserver.put(mxid, patch).await?;
+        check(&written.account, patch)?;
+        self.keep(entries)
+    }
+
+    fn entry(&self, id: DefguardId, mxid: &Mxid, change: Change) -> Entry {
+        Entry { run: self.run, at: self.clock.now(), id, mxid: mxid.clone(), change }
+    }
+
+    fn begin(&mut self, pending: Vec<Entry>) -> Result<(), Failure> {
+        self.intent.pending = pending;
+        self.store.begin(&self.intent)
+    }
+
+    fn keep(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Undone> {
+        self.intent.pending.clear();
+        let outcome =
+            Outcome { journal: entries.clone(), continued: Some(self.intent.clone()), ..Outcome::default() };
+        self.store.record(&outcome)?;
+        Ok(entries)
+    }
+
+    async fn wait(&self, tried: u32) {
+        tokio::time::sleep(self.pause * 2_u32.saturating_pow(tried - 1)).await;
+    }
+}
+
+/// Whether a journal line that was pending when the program ended took effect, as the account shows.
+pub(super) fn took_effect(
+    entry: &Entry,
+    account: &Account,
+    instance: &Instance,
+    begun: DateTime<Utc>,
+) -> bool {
+    match &entry.change {
+        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, begun),
+        Change::DisplayName { after, .. } => account.summary.display_name == *after,
+        Change::Emails { after, .. } => emails(&account.threepids) == *after,
+        Change::ExternalIds { after, .. } => account.external_ids == *after,
+        Change::Adopted | Change::Relinked | Change::Linked | Change::Unlinked => false,
+    }
+}
+
+/// Whether the account can only be one that we began to make: nobody's, and not older than our intent.
+fn is_half_made(account: &Account, begun: DateTime<Utc>) -> bool {
+    account.external_ids.is_empty() && account.created_at >= (begun - CLOCK_DIFFERENCE).timestamp()
+}
+
+fn may_pass(failure: &Failure) -> bool {
+    matches!(failure.class, FailureClass::Transient | FailureClass::RateLimited(_))
+}
+
+/// What an account lacks to hold what it should, with the ids to wash listed once more.
+fn holding(account: &Account, change: &Holdings) -> AccountPatch {
+    let ids = &(&(&account.external_ids - &change.drop_ids) | &change.add_ids) | &change.wash_ids;
+    let drop: BTreeSet<ThreePid> = change.drop_emails.iter().map(ThreePid::email).collect();
+    let add: BTreeSet<ThreePid> = change.add_emails.iter().map(ThreePid::email).collect();
+    let threepids = &(&account.threepids - &drop) | &add;
+    AccountPatch {
+        // Listing an id is what evicts it from Synapse's cache, so it is listed even where it stands already.
+        external_ids: (!change.wash_ids.is_empty() || ids != account.external_ids).then_some(ids),
+        threepids: (threepids != account.threepids).then_some(threepids),
+        ..AccountPatch::default()
+    }
+}
+
+/// Takes external ids off.
+fn without(account: &Account, gone: &BTreeSet<ExternalId>) -> AccountPatch {
+    let rest = &account.external_ids - gone;
+    AccountPatch { external_ids: (rest != account.external_ids).then_some(rest), ..AccountPatch::default() }
+}
+
+fn emails(threepids: &BTreeSet<ThreePid>) -> BTreeSet<String> {
+    threepids
+        .iter()
+        .filter(|threepid| threepid.medium == "email")
+        .map(|threepid| threepid.address.clone())
+        .collect()
+}
+
+fn changes(before: &Account, patch: &AccountPatch) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if let Field::Set(name) = &patch.display_name {
+        changes.push(Change::DisplayName {
+            before: before.summary.display_name.clone(),
+            after: Some(name.clone()),
+        });
+    }
+    if let Some(threepids) = &patch.threepids {
+        changes.push(Change::Emails { before: emails(&before.threepids), after: emails(threepids) });
+    }
+    if let Some(ids) = &patch.external_ids
+        && *ids != before.external_ids
+    {
+        changes.push(Change::ExternalIds { before: before.external_ids.clone(), after: ids.clone() });
+    }
+    changes
+}
+
+fn is_complete(account: &Account, patch: &AccountPatch) -> bool {
+    check(account, patch).is_ok()
+}
+
+/// Whether the account shows what was written to it.
+fn check(account: &Account, patch: &AccountPatch) -> Result<(), Failure> {
+    let name = match &patch.display_name {
+        Field::Keep => true,
+        Field::Set(name) => account.summary.display_name.as_ref() == Some(name),
+        Field::Unset => account.summary.display_name.is_none(),
+    };
+    let ids = patch.external_ids.as_ref().is_none_or(|ids| *ids == account.external_ids);
+    let threepids = patch.threepids.as_ref().is_none_or(|threepids| *threepids == account.threepids);
+    let missing =
+        [(name, "the display name"), (threepids, "the e-mail addresses"), (ids, "the external ids")]
+            .into_iter()
+            .filter_map(|(right, what)| (!right).then_some(what))
+            .collect::<Vec<_>>();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Peer::Synapse,
+        FailureClass::Permanent,
+        "writing an account",
+        format!(
+            "{} accepted the write, but does not show {} as written",
+            account.summary.mxid,
+            missing.join(" and ")
+        ),
+    )
+    .mend("see whether somebody else changes this account at the same time; the next run compares again"))
+}
