@@ -101,7 +101,12 @@ impl Engine {
     }
 
     /// Does one group. `Err` only if our own store failed, which ends the run.
-    async fn group(&self, seen: &Gathered, group: &Group, run: Option<RunId>) -> Result<GroupDone, Failure> {
+    pub(super) async fn group(
+        &self,
+        seen: &Gathered,
+        group: &Group,
+        run: Option<RunId>,
+    ) -> Result<GroupDone, Failure> {
         if group.confirm
             && let Some(why) = self.changed_since(seen, group).await
         {
@@ -148,25 +153,23 @@ impl Engine {
                 }
             }
         }
-        let mut outcome = Outcome {
-            links: group.links.iter().map(|(id, link)| (*id, Some(link.clone()))).collect(),
-            backoff: self.relieved(seen, group),
-            ..Outcome::default()
-        };
+        let mut outcome =
+            Outcome { links: group.links.clone(), backoff: self.relieved(seen, group), ..Outcome::default() };
         if !group.steps.is_empty() {
             outcome.finished.insert(group.key);
         }
         for (id, change) in &group.made {
             // A creation was written down when it happened; the other ways to a link are written down with the link.
             let written = done.done.get(id).is_some_and(|changes| changes.contains(change));
-            if let (false, Some(link)) = (written, group.links.get(id)) {
-                let entry = Entry {
-                    run,
-                    at: self.clock.now(),
-                    id: *id,
-                    mxid: link.mxid.clone(),
-                    change: change.clone(),
-                };
+            let mxid = group
+                .links
+                .get(id)
+                .and_then(Option::as_ref)
+                .or_else(|| seen.links.get(id))
+                .map(|link| &link.mxid);
+            if let (false, Some(mxid)) = (written, mxid) {
+                let entry =
+                    Entry { run, at: self.clock.now(), id: *id, mxid: mxid.clone(), change: change.clone() };
                 outcome.journal.push(entry);
                 done.done.entry(*id).or_default().insert(0, change.clone());
             }

@@ -151,7 +151,7 @@ impl Engine {
 
 /// Finds the answers. A look-up that fails is an answer of its own (`Unknown`), unless so many fail that the server
 /// counts as unusable.
-async fn answer(
+pub(super) async fn answer(
     homeserver: &dyn Homeserver,
     questions: BTreeSet<Question>,
     answers: &mut Answers,

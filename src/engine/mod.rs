@@ -4,6 +4,7 @@
 //! at; everything else it reads anew.
 
 mod apply;
+mod by_hand;
 
 mod cycle;
 mod gather;
@@ -21,6 +22,7 @@ use crate::{
     reconcile::{FieldPolicy, OnConflict, Pass, Scope},
 };
 
+pub use by_hand::HandDone;
 pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally};
 
 /// What the templates make of a person, on the homeserver of this name.

@@ -281,7 +281,7 @@ impl Unlinked<'_> {
 }
 
 /// Makes an account that exists this person's.
-fn take(
+pub(super) fn take(
     view: &View<'_>,
     person: &Person,
     mapped: &Mapped,

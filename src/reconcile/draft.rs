@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     plan::{Group, Note, PersonPlan, Plan, State, Step},
-    transfer::{Hands, Things, sequence},
+    transfer::{Hands, Things, Turn, sequence},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Move, Mxid, Person};
+use crate::domain::{Change, Conflict, DefguardId, Failure, Link, Move, Mxid, Person};
 
 /// What becomes of one person, before it is known who exchanges what with whom.
 #[derive(Debug, Clone)]
@@ -69,6 +69,17 @@ impl Draft {
     pub(super) fn note(mut self, note: Note) -> Self {
         self.notes.push(note);
         self
+    }
+
+    /// What its account gives up and gets.
+    pub(super) fn hands(&self) -> Option<Hands> {
+        Some(Hands {
+            id: self.id,
+            mxid: self.mxid.clone()?,
+            new: self.new,
+            gains: self.gains.clone(),
+            drops: self.drops.clone(),
+        })
     }
 
     fn has_work(&self) -> bool {
@@ -228,55 +239,46 @@ fn find(leader: &BTreeMap<DefguardId, DefguardId>, mut id: DefguardId) -> Defgua
 }
 
 fn group(view: &View<'_>, key: DefguardId, drafts: &[&Draft]) -> Option<Group> {
-    let by_id: BTreeMap<DefguardId, &Draft> = drafts.iter().map(|draft| (draft.id, *draft)).collect();
-    let hands: Vec<Hands> = drafts
+    let hands: Vec<Hands> = drafts.iter().filter_map(|draft| draft.hands()).collect();
+    let links: BTreeMap<DefguardId, Option<Link>> = drafts
         .iter()
-        .filter_map(|draft| {
-            Some(Hands {
-                id: draft.id,
-                mxid: draft.mxid.clone()?,
-                new: draft.new,
-                gains: draft.gains.clone(),
-                drops: draft.drops.clone(),
-            })
-        })
+        .filter(|draft| draft.link.is_some() && view.scene.links.get(&draft.id) != draft.link.as_ref())
+        .map(|draft| (draft.id, draft.link.clone()))
         .collect();
-    let mut steps = Vec::new();
-    let mut moves = BTreeSet::new();
-    let mut confirm = false;
-    for turn in sequence(&hands) {
-        if turn.new {
-            let display_name = by_id.get(&turn.id).and_then(|draft| draft.name.clone());
-            let email = turn.change.add_emails.into_iter().next();
-            steps.push(Step::Create {
-                id: turn.id,
-                mxid: turn.mxid,
-                display_name,
-                email,
-                external_ids: turn.change.add_ids,
-            });
+    let mut group = order(key, drafts, &hands);
+    group.links = links;
+    (!group.steps.is_empty() || !group.links.is_empty()).then_some(group)
+}
+
+/// The steps of a group, in order. `hands` can name accounts beside those of the drafts.
+pub(super) fn order(key: DefguardId, drafts: &[&Draft], hands: &[Hands]) -> Group {
+    let by_id: BTreeMap<DefguardId, &Draft> = drafts.iter().map(|draft| (draft.id, *draft)).collect();
+    let made = drafts.iter().filter_map(|draft| Some((draft.id, draft.made.clone()?))).collect();
+    let mut group = Group {
+        key,
+        people: by_id.keys().copied().collect(),
+        steps: Vec::new(),
+        links: BTreeMap::new(),
+        made,
+        moves: BTreeSet::new(),
+        confirm: false,
+    };
+    for Turn { id, mxid, new, change } in sequence(hands) {
+        if new {
+            let display_name = by_id.get(&id).and_then(|draft| draft.name.clone());
+            let email = change.add_emails.into_iter().next();
+            group.steps.push(Step::Create { id, mxid, display_name, email, external_ids: change.add_ids });
             continue;
         }
-        let leaving = turn.change.drop_ids.iter().chain(&turn.change.wash_ids);
-        moves.extend(leaving.map(|id: &ExternalId| Move { id: id.clone(), from: turn.mxid.clone() }));
-        confirm |= !(turn.change.add_ids.is_empty()
-            && turn.change.drop_ids.is_empty()
-            && turn.change.wash_ids.is_empty());
-        steps.push(Step::Hold { id: turn.id, mxid: turn.mxid, change: turn.change });
+        let leaving = change.drop_ids.iter().chain(&change.wash_ids);
+        group.moves.extend(leaving.map(|id| Move { id: id.clone(), from: mxid.clone() }));
+        group.confirm |= change.changes_ids();
+        group.steps.push(Step::Hold { id, mxid, change });
     }
     for draft in drafts.iter().filter(|draft| !draft.new) {
         if let (Some(mxid), Some(name)) = (&draft.mxid, &draft.name) {
-            steps.push(Step::Name { id: draft.id, mxid: mxid.clone(), display_name: name.clone() });
+            group.steps.push(Step::Name { id: draft.id, mxid: mxid.clone(), display_name: name.clone() });
         }
     }
-    let links: BTreeMap<DefguardId, Link> = drafts
-        .iter()
-        .filter_map(|draft| draft.link.clone().map(|link| (draft.id, link)))
-        .filter(|(id, link)| view.scene.links.get(id) != Some(link))
-        .collect();
-    if steps.is_empty() && links.is_empty() {
-        return None;
-    }
-    let made = drafts.iter().filter_map(|draft| Some((draft.id, draft.made.clone()?))).collect();
-    Some(Group { key, people: by_id.into_keys().collect(), steps, links, made, moves, confirm })
+    group
 }

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness, no logging, ordered maps only. What it needs and was not given it asks for
 //! ([`Decision::Ask`]); the engine finds out and asks again.
 
+mod by_hand;
 mod decide;
 mod draft;
 mod fields;
@@ -12,6 +13,7 @@ mod scene;
 mod transfer;
 mod view;
 
+pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, State, Step};
 pub use rules::{FieldPolicy, OnConflict, Rules, Scope};

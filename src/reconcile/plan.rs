@@ -161,8 +161,8 @@ pub struct Group {
     pub people: BTreeSet<DefguardId>,
     /// What is written to Synapse, in order.
     pub steps: Vec<Step>,
-    /// The links as they are when all is done.
-    pub links: BTreeMap<DefguardId, Link>,
+    /// The links as they are when all is done, `None` for one that is taken off.
+    pub links: BTreeMap<DefguardId, Option<Link>>,
     /// How links came about that did not exist before, for the journal.
     pub made: BTreeMap<DefguardId, Change>,
     /// The external ids that leave an account.
@@ -239,6 +239,11 @@ pub struct Holdings {
 }
 
 impl Holdings {
+    /// Whether external ids change.
+    pub fn changes_ids(&self) -> bool {
+        !(self.add_ids.is_empty() && self.drop_ids.is_empty() && self.wash_ids.is_empty())
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
