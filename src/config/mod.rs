@@ -54,12 +54,39 @@ pub fn check(
     env: &Environment,
     now: DateTime<Utc>,
 ) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
-    let mut document = raw::Document::parse(file, text)?;
-    let settings = check::settings(&mut document, env, now);
-    let mut findings = document.close();
+    let (settings, mut findings) = match raw::Document::parse(file, text) {
+        Ok(mut document) => (check::settings(&mut document, env, now), document.close()),
+        Err(findings) => (None, findings),
+    };
     findings.sort_by_key(|finding| (finding.at.file != file, finding.at.position, finding.level));
     match settings {
         Some(settings) if !findings.iter().any(Finding::is_error) => Ok((settings, findings)),
         _ => Err(findings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_key_in_its_table_and_no_other() {
+        let example = include_str!("../../config/config.example.toml");
+        let mut table = "";
+        let mut documented = BTreeSet::new();
+        for line in example.lines() {
+            let line = line.trim_start_matches(['#', ' ']);
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                table = name;
+                documented.insert(("", table));
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                documented.insert((table, key));
+            }
+        }
+        let mut document = raw::Document::parse(Path::new("x"), "").unwrap_or_else(|_| unreachable!());
+        check::settings(&mut document, &Environment::empty(), DateTime::UNIX_EPOCH);
+        assert_eq!(*document.known(), documented);
     }
 }

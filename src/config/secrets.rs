@@ -33,8 +33,8 @@ impl Wanted {
     /// How it can be given, for a finding that it is missing.
     pub(super) fn ways(&self) -> String {
         format!(
-            "Write it into a file that only this service can read and name that file with `{}`, or give it as the \
-             systemd credential `{}` (LoadCredential=), or in the environment as {}.",
+            "Put it into a file that only this service can read and name that file with `{}`, or give it as the \
+             systemd credential {}, or in the environment as {}.",
             self.key,
             self.name,
             Environment::secret_variable(self.name)
@@ -98,7 +98,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, wanted: &Wanted, source: &Source) 
     let text = match source {
         Source::Variable(value, _) => Ok(value.clone()),
         Source::Credential(path, _) => read_file(path).map(|(text, _)| text),
-        Source::File(path) => match absolute(path) {
+        Source::File(path) => match secret_path(path) {
             Err(finding) => {
                 table.find(finding);
                 return None;
@@ -125,15 +125,23 @@ pub(super) fn read(table: &mut Table<'_, '_>, wanted: &Wanted, source: &Source) 
     None
 }
 
-/// The path of a file that is named by a key. The service's working directory is nobody's concern, so it is absolute.
+/// The path of a secret's file. What is no path may be the secret itself.
+fn secret_path(path: &At<String>) -> Result<PathBuf, Finding> {
+    absolute(path).map_err(|_| path.at.error(
+        "this is not an absolute path (it is not shown here, since it may be a secret that was put here by mistake)",
+        "Write the path of the file from the root on, such as \"/etc/defguard-synapse-sync/…\". If it was a secret, \
+         make a new one.",
+    ))
+}
+
+/// The path that a key names, from the root on: nobody should have to think of a service's working directory.
 pub(super) fn absolute(path: &At<String>) -> Result<PathBuf, Finding> {
     if Path::new(&path.value).is_absolute() {
         return Ok(PathBuf::from(&path.value));
     }
     Err(path.at.error(
-        "this is not an absolute path (it is not shown here, since it may be a secret that was put here by mistake)",
-        "Write the path of the file from the root on, such as \"/etc/defguard-synapse-sync/…\". If it was a secret, \
-         make a new one.",
+        "this is not an absolute path, and a service has no directory of its own to start from",
+        "Write the path from the root on, beginning with a slash.",
     ))
 }
 

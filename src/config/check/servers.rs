@@ -105,10 +105,9 @@ fn defguard_auth(table: &mut Table<'_, '_>, env: &Environment) -> Option<Defguar
         table.find(at.error(
             problem,
             format!(
-                "Give `username` and the password, or an API token (which needs a licence in Defguard 2.x). The \
-                 token: {} The password: {}",
-                DEFGUARD_TOKEN.ways(),
-                DEFGUARD_PASSWORD.ways()
+                "Give `username`, and the password: {} Or give an API token (which needs a licence in Defguard 2.x): {}",
+                DEFGUARD_PASSWORD.ways(),
+                DEFGUARD_TOKEN.ways()
             ),
         ));
         return None;
