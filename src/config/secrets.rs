@@ -145,18 +145,19 @@ pub(super) fn absolute(path: &At<String>) -> Result<PathBuf, Finding> {
     ))
 }
 
-/// Reads a text file, and its mode if it is a plain file. The error says why not, without the content.
+/// Reads a text file, and its mode if it is a plain file. The error says why not; it shows neither the content nor the
+/// path, in whose place somebody may have written the secret itself.
 fn read_file(path: &Path) -> Result<(String, Option<u32>), String> {
-    let explain = |error: io::Error| format!("{}: {}", path.display(), explain_io(&error));
+    let explain = |error: io::Error| explain_io(&error);
     let file = File::open(path).map_err(explain)?;
     let metadata = file.metadata().map_err(explain)?;
     let mode = metadata.is_file().then(|| metadata.permissions().mode());
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(explain)?;
     if bytes.len() as u64 > LONGEST {
-        return Err(format!("{}: it is longer than {LONGEST} bytes, so it is no secret", path.display()));
+        return Err(format!("it is longer than {LONGEST} bytes, so it is no secret"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| format!("{}: it is not UTF-8 text", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     Ok((text, mode))
 }
 
