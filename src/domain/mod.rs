@@ -11,6 +11,7 @@ mod link;
 mod listing;
 mod mapped;
 mod person;
+mod policy;
 
 pub use account::{Account, AccountPatch, AccountSummary, Field, ThreePid};
 pub use conflict::{Conflict, Standoff};
@@ -24,3 +25,4 @@ pub use link::{Applied, Backoff, Change, Entry, Intent, Link, Move, RunId, RunRe
 pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
+pub use policy::{FieldPolicy, OnConflict};

@@ -1,0 +1,32 @@
+//! The policies by which an admin says how far this program may go with an account.
+
+use serde::{Deserialize, Serialize};
+
+/// What becomes of a new person whose localpart (or subject) already belongs to an account that is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnConflict {
+    /// Nothing is done; the conflict is reported until somebody settles it by hand.
+    #[default]
+    Report,
+    /// The account becomes theirs if it has the e-mail address that the person has in Defguard.
+    AdoptIfSameEmail,
+    /// The account becomes theirs.
+    Adopt,
+    /// They get a new account with a number behind the localpart, as Synapse itself does at a login.
+    Suffix,
+}
+
+/// When a profile field is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FieldPolicy {
+    /// Whenever the account differs from Defguard.
+    Enforce,
+    /// Only when Defguard's value changed since it was last written or seen; a person's own choice stays.
+    OnChange,
+    /// Only when the account is created.
+    Initial,
+    /// Never.
+    Ignore,
+}
