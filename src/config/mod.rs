@@ -22,9 +22,8 @@ pub use cron_text::{CronText, parse_cron};
 pub use environment::Environment;
 pub use finding::{Finding, Level, Place};
 pub use settings::{
-    AccountSettings, ControlSettings, CreateMode, DefguardAuth, DefguardSettings, Globs, LogFormat,
-    LogSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings,
-    TemplateText, TemplateTexts,
+    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings, Pem,
+    ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings, TemplateText, TemplateTexts,
 };
 
 /// Reads and checks a config file. With the settings come the warnings; without them, every error and warning.

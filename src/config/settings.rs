@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::{cron_text::CronText, finding::Place};
-use crate::domain::{FieldPolicy, Instance, OnConflict, ServerName, Username};
+use crate::domain::{CreateMode, FieldPolicy, Instance, OnConflict, ServerName, Username};
 
 /// The whole config, checked. Only [`super::check`] makes one.
 #[derive(Debug, Clone)]
@@ -138,19 +138,6 @@ pub struct SynapseSettings {
     pub create: CreateMode,
     /// The server name in the homeserver's own config, if that is read; the server itself must say the same.
     pub server_name: Option<ServerName>,
-}
-
-/// How an account is created. Synapse's admin API overwrites an account that appeared since the look-up
-/// (`facts/synapse.md`, second round), so where others can make accounts an empty request goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CreateMode {
-    /// `EmptyFirst` where the server lets people register themselves, `OneRequest` elsewhere.
-    #[default]
-    Auto,
-    /// Everything in one request.
-    OneRequest,
-    /// An empty request, and the rest only after the answer 201.
-    EmptyFirst,
 }
 
 /// The templates as texts; `crate::mapping` compiles them. What is `None` was not given, which Synapse takes as "no

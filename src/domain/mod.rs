@@ -25,4 +25,4 @@ pub use link::{Applied, Backoff, Change, Entry, Intent, Link, Move, RunId, RunRe
 pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
-pub use policy::{FieldPolicy, OnConflict};
+pub use policy::{CreateMode, FieldPolicy, OnConflict};

@@ -30,3 +30,16 @@ pub enum FieldPolicy {
     /// Never.
     Ignore,
 }
+
+/// How an account is created. Synapse's admin API overwrites an account that appeared since the look-up
+/// (`facts/synapse.md`, second round), so where others can make accounts an empty request goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CreateMode {
+    /// `EmptyFirst` where the server lets people register themselves, `OneRequest` elsewhere.
+    #[default]
+    Auto,
+    /// Everything in one request.
+    OneRequest,
+    /// An empty request, and the rest only after the answer 201.
+    EmptyFirst,
+}

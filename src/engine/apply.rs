@@ -10,12 +10,14 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CreateMode, Engine, Progress,
+    Engine, Progress,
     gather::Gathered,
     write::{Undone, Writer, took_effect},
 };
 use crate::{
-    domain::{Backoff, Change, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Peer, RunId},
+    domain::{
+        Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Peer, RunId,
+    },
     ports::Outcome,
     reconcile::Group,
 };

@@ -17,9 +17,9 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Instance, Mapped, Person, ServerName},
+    domain::{CreateMode, FieldPolicy, Instance, Mapped, OnConflict, Person, ServerName},
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
-    reconcile::{FieldPolicy, OnConflict, Pass, Scope},
+    reconcile::{Pass, Scope},
 };
 
 pub use by_hand::HandDone;
@@ -27,19 +27,6 @@ pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally
 
 /// What the templates make of a person, on the homeserver of this name.
 pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;
-
-/// How an account is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CreateMode {
-    /// With an empty request first where anybody can register, else with one request.
-    #[default]
-    Auto,
-    /// With one request that has everything in it.
-    OneRequest,
-    /// With an empty request first, filled only if that one really made the account.
-    EmptyFirst,
-}
 
 /// What the admin has decided, and how fast to go.
 #[derive(Debug, Clone)]

@@ -6,13 +6,12 @@ use super::{
     draft::{Draft, assemble},
     fields,
     plan::{Decision, Note, State},
-    rules::{FieldPolicy, OnConflict},
     scene::{Pass, Scene},
     view::{Claim, Stop, View},
 };
 use crate::domain::{
-    Account, Applied, Change, Conflict, DefguardId, ExternalId, Link, Localpart, Mapped, MappedField, Mxid,
-    Person, Subject,
+    Account, Applied, Change, Conflict, DefguardId, ExternalId, FieldPolicy, Link, Localpart, Mapped,
+    MappedField, Mxid, OnConflict, Person, Subject,
 };
 
 /// Decides what is to be done, or asks for what it does not know yet. The same scene always gives the same decision.

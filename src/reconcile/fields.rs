@@ -1,7 +1,7 @@
 //! When a profile field is written.
 
-use super::{plan::Note, rules::FieldPolicy};
-use crate::domain::{Account, Applied, Email, Mapped, MappedField};
+use super::plan::Note;
+use crate::domain::{Account, Applied, Email, FieldPolicy, Mapped, MappedField};
 
 /// The longest display name, in characters, to which Synapse changes an existing account; at creation it has no limit.
 const LONGEST_NAME: usize = 256;

@@ -16,5 +16,5 @@ mod view;
 pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, State, Step};
-pub use rules::{FieldPolicy, OnConflict, Rules, Scope};
+pub use rules::{Rules, Scope};
 pub use scene::{Answers, Pass, Question, Scene};

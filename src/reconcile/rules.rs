@@ -5,36 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Instance, Mxid, Person, ServerName, Username};
-
-/// What to do when a person's account already exists and is not known to be theirs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnConflict {
-    /// Change nothing, report it.
-    #[default]
-    Report,
-    /// Adopt the account if it has the person's e-mail address, otherwise report.
-    AdoptIfSameEmail,
-    /// Adopt the account.
-    Adopt,
-    /// Take the first free name with a number behind it, as Synapse does at a login.
-    Suffix,
-}
-
-/// When a profile field is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FieldPolicy {
-    /// Whenever it differs from Defguard.
-    Enforce,
-    /// When Defguard's value changed, so that a person's own choice stays.
-    OnChange,
-    /// Only when the account is made.
-    Initial,
-    /// Never.
-    Ignore,
-}
+use crate::domain::{FieldPolicy, Instance, Mxid, OnConflict, Person, ServerName, Username};
 
 /// Whom the sync concerns.
 #[derive(Debug, Clone)]

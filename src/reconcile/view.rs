@@ -12,12 +12,11 @@ use sha2::{Digest, Sha256};
 use super::{
     draft::Draft,
     plan::{Note, State},
-    rules::{FieldPolicy, OnConflict},
     scene::{Pass, Question, Scene},
 };
 use crate::domain::{
-    Account, Conflict, DefguardId, Email, ExternalId, Failure, Localpart, Lookup, Mapped, Mxid, Person,
-    Subject,
+    Account, Conflict, DefguardId, Email, ExternalId, Failure, FieldPolicy, Localpart, Lookup, Mapped, Mxid,
+    OnConflict, Person, Subject,
 };
 
 /// How far the clocks of the homeserver and of this machine may be apart when we judge whether an account without

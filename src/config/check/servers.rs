@@ -15,9 +15,9 @@ use crate::{
         environment::Environment,
         raw::Table,
         secrets::{self, Wanted},
-        settings::{CreateMode, DefguardAuth, DefguardSettings, Pem, SynapseSettings},
+        settings::{DefguardAuth, DefguardSettings, Pem, SynapseSettings},
     },
-    domain::{Instance, Username},
+    domain::{CreateMode, Instance, Username},
 };
 
 const DEFGUARD_TOKEN: Wanted =
