@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use defguard_synapse_sync::{
     config::{
-        self, CreateMode, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml,
+        self, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml,
         parse_cron,
     },
     domain::{FieldPolicy, OnConflict},
