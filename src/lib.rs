@@ -1,5 +1,7 @@
 //! Keeps the accounts of one Synapse homeserver in step with the people in one Defguard instance.
 
 pub mod domain;
+pub mod engine;
 pub mod http;
 pub mod ports;
+pub mod store;
