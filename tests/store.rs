@@ -465,6 +465,31 @@ fn a_value_that_cannot_be_read_is_an_error_with_its_place_and_stays_there() {
     }
 }
 
+#[test]
+fn a_damaged_database_is_an_error_that_says_what_to_do_and_deletes_nothing() {
+    for file in ["db", "conf", "snap."] {
+        let dir = used();
+        let path = if file == "snap." {
+            snapshots(dir.path()).remove(0)
+        } else {
+            dir.path().join("store").join(file)
+        };
+        let mut bytes = fs::read(&path).unwrap();
+        for at in (0..bytes.len()).step_by(50) {
+            bytes[at] ^= 0x10;
+        }
+        fs::write(&path, &bytes).unwrap();
+        let failure = SledStore::open(dir.path(), &Identity::new(SECOND)).unwrap_err();
+        assert_eq!(
+            (failure.class, &*failure.what),
+            (FailureClass::Permanent, "opening the store"),
+            "{failure}"
+        );
+        assert!(failure.mend.unwrap().contains("ownership markers"));
+        assert_eq!(fs::read(&path).unwrap(), bytes, "{file}");
+    }
+}
+
 /// How often the writing process is killed.
 const KILLS: u64 = 12;
 /// How many workers it has.
