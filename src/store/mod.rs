@@ -14,7 +14,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sled::{
     Batch, Db, Tree,
     transaction::{TransactionError, Transactional as _},
@@ -132,6 +132,15 @@ fn by_person<T: DeserializeOwned>(
 /// What becomes of one key: a new value, or none.
 type Put = ([u8; 8], Option<Vec<u8>>);
 
+fn puts<T: Serialize>(tree: &str, changes: &BTreeMap<DefguardId, Option<T>>) -> Result<Vec<Put>, Failure> {
+    changes
+        .iter()
+        .map(|(id, value)| {
+            Ok((person_key(*id), value.as_ref().map(|value| encode(tree, value)).transpose()?))
+        })
+        .collect()
+}
+
 impl SledStore {
     /// How many bytes the database takes on disk.
     pub fn size_on_disk(&self) -> Result<u64, Failure> {
@@ -198,30 +207,14 @@ impl Store for SledStore {
         if *outcome == Outcome::default() {
             return Ok(());
         }
-        let links = outcome
-            .links
-            .iter()
-            .map(|(id, link)| {
-                if link.as_ref().is_some_and(|link| link.id != *id) {
-                    return Err(Failure::new(
-                        Peer::Store,
-                        FailureClass::Permanent,
-                        "recording what was done",
-                        format!(
-                            "the link for person {id} names another person; this is a mistake in this program"
-                        ),
-                    ));
-                }
-                Ok((person_key(*id), link.as_ref().map(|link| encode(LINKS, link)).transpose()?))
-            })
-            .collect::<Result<Vec<Put>, Failure>>()?;
-        let backoff = outcome
-            .backoff
-            .iter()
-            .map(|(id, record)| {
-                Ok((person_key(*id), record.as_ref().map(|record| encode(BACKOFF, record)).transpose()?))
-            })
-            .collect::<Result<Vec<Put>, Failure>>()?;
+        if let Some((id, _)) =
+            outcome.links.iter().find(|(id, link)| link.as_ref().is_some_and(|link| link.id != **id))
+        {
+            let why =
+                format!("the link for person {id} names another person; this is a mistake in this program");
+            return Err(Failure::new(Peer::Store, FailureClass::Permanent, "recording what was done", why));
+        }
+        let (links, backoff) = (puts(LINKS, &outcome.links)?, puts(BACKOFF, &outcome.backoff)?);
         let lines =
             outcome.journal.iter().map(|entry| encode(JOURNAL, entry)).collect::<Result<Vec<_>, _>>()?;
         let finished = outcome.finished.map(|group| (person_key(group), None));
