@@ -8,7 +8,9 @@ mod by_hand;
 
 mod cycle;
 mod gather;
+pub mod queue;
 mod report;
+pub mod schedule;
 mod write;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

@@ -1,0 +1,329 @@
+//! Our own memory on disk: [`crate::ports::Store`] on sled.
+//!
+//! Values are a version byte and JSON. sled has a checksum for each thing it writes; what its recovery hands out has
+//! passed that, and is still checked for its shape here.
+
+mod codec;
+mod open;
+mod place;
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sled::{
+    Batch, Db, Tree,
+    transaction::{TransactionError, Transactional as _},
+};
+
+pub use self::open::{Identity, Opened, ServerPair};
+use self::{
+    codec::{decode, encode, key_person, person_key, unreadable},
+    place::Place,
+};
+use crate::{
+    domain::{Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord},
+    ports::{JournalFilter, Outcome, Store},
+};
+
+const LINKS: &str = "links";
+const INTENTS: &str = "intents";
+const BACKOFF: &str = "backoff";
+const RUNS: &str = "runs";
+const JOURNAL: &str = "journal";
+const META: &str = "meta";
+const KEY_NEXT_RUN: &[u8] = b"next_run";
+/// How many lines are removed in one go.
+const PRUNE_BATCH: usize = 1000;
+
+/// The store of one state directory. Its methods block the calling thread for the time of a flush to disk.
+#[derive(Debug)]
+pub struct SledStore {
+    trees: Trees,
+    db: Db,
+    /// The key of the next journal line. Held during a transaction, so that lines are in the order of their keys and
+    /// no two have the same.
+    next_entry: Mutex<u64>,
+    /// Declared last, so that the directory is given free only after the database is closed.
+    _place: Place,
+}
+
+/// The parts of the database.
+#[derive(Debug)]
+struct Trees {
+    links: Tree,
+    intents: Tree,
+    backoff: Tree,
+    runs: Tree,
+    journal: Tree,
+    meta: Tree,
+}
+
+impl Trees {
+    fn open(db: &Db) -> sled::Result<Self> {
+        Ok(Self {
+            links: db.open_tree(LINKS)?,
+            intents: db.open_tree(INTENTS)?,
+            backoff: db.open_tree(BACKOFF)?,
+            runs: db.open_tree(RUNS)?,
+            journal: db.open_tree(JOURNAL)?,
+            meta: db.open_tree(META)?,
+        })
+    }
+
+    /// Whether anything is remembered.
+    fn have_content(&self) -> bool {
+        [&self.links, &self.intents, &self.backoff, &self.runs, &self.journal]
+            .into_iter()
+            .any(|tree| !tree.is_empty())
+    }
+
+    /// The key behind the last journal line.
+    fn next_entry(&self) -> Result<u64, Failure> {
+        match self.journal.last().map_err(failed("reading the end of the journal"))? {
+            None => Ok(0),
+            Some((key, _)) => number(JOURNAL, &key).map(|last| last + 1),
+        }
+    }
+}
+
+/// Turns an error of the database into a failure.
+fn failed(what: &str) -> impl Fn(sled::Error) -> Failure + '_ {
+    move |error| {
+        let (class, why) = match &error {
+            sled::Error::Io(error) => (FailureClass::Transient, error.to_string()),
+            sled::Error::Corruption { .. } => {
+                (FailureClass::Permanent, "the database on disk is damaged".to_owned())
+            }
+            other => (FailureClass::Permanent, other.to_string()),
+        };
+        Failure::new(Peer::Store, class, what, why)
+    }
+}
+
+fn number(tree: &str, key: &[u8]) -> Result<u64, Failure> {
+    <[u8; 8]>::try_from(key)
+        .map(u64::from_be_bytes)
+        .map_err(|_| unreadable(tree, key, "its key is no number"))
+}
+
+/// Reads all values of a tree of people; `belongs` tells whether a value is the one of its key.
+fn by_person<T: DeserializeOwned>(
+    name: &str,
+    tree: &Tree,
+    belongs: impl Fn(DefguardId, &T) -> bool,
+) -> Result<BTreeMap<DefguardId, T>, Failure> {
+    let mut all = BTreeMap::new();
+    for item in tree {
+        let (key, bytes) = item.map_err(failed(&format!("reading `{name}`")))?;
+        let (id, value) = (key_person(name, &key)?, decode(name, &key, &bytes)?);
+        if !belongs(id, &value) {
+            return Err(unreadable(name, &key, "it belongs to another person"));
+        }
+        all.insert(id, value);
+    }
+    Ok(all)
+}
+
+/// What becomes of one key: a new value, or none.
+type Put = ([u8; 8], Option<Vec<u8>>);
+
+fn puts<T: Serialize>(tree: &str, changes: &BTreeMap<DefguardId, Option<T>>) -> Result<Vec<Put>, Failure> {
+    changes
+        .iter()
+        .map(|(id, value)| {
+            Ok((person_key(*id), value.as_ref().map(|value| encode(tree, value)).transpose()?))
+        })
+        .collect()
+}
+
+impl SledStore {
+    /// How many bytes the database takes on disk.
+    pub fn size_on_disk(&self) -> Result<u64, Failure> {
+        self.db.size_on_disk().map_err(failed("measuring the store"))
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        self.db.flush().map_err(failed("flushing the store to disk"))?;
+        Ok(())
+    }
+
+    /// Removes what `old` is true of. A value that cannot be read stays, and is reported after the rest is done.
+    fn remove_old<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        tree: &Tree,
+        old: impl Fn(&T) -> bool,
+    ) -> Result<(), Failure> {
+        let what = format!("pruning `{name}`");
+        let (mut batch, mut size, mut unreadable) = (Batch::default(), 0, None);
+        for item in tree {
+            let (key, bytes) = item.map_err(failed(&what))?;
+            match decode(name, &key, &bytes) {
+                Ok(value) if old(&value) => {
+                    batch.remove(key);
+                    size += 1;
+                }
+                Ok(_) => {}
+                Err(failure) => unreadable = unreadable.or(Some(failure)),
+            }
+            if size == PRUNE_BATCH {
+                tree.apply_batch(std::mem::take(&mut batch)).map_err(failed(&what))?;
+                size = 0;
+            }
+        }
+        tree.apply_batch(batch).map_err(failed(&what))?;
+        unreadable.map_or(Ok(()), Err)
+    }
+}
+
+impl Store for SledStore {
+    fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure> {
+        by_person(LINKS, &self.trees.links, |id, link: &Link| link.id == id)
+    }
+
+    fn intents(&self) -> Result<Vec<Intent>, Failure> {
+        let all = by_person(INTENTS, &self.trees.intents, |group, intent: &Intent| intent.group == group)?;
+        Ok(all.into_values().collect())
+    }
+
+    fn backoff(&self) -> Result<BTreeMap<DefguardId, Backoff>, Failure> {
+        by_person(BACKOFF, &self.trees.backoff, |_, _| true)
+    }
+
+    fn begin(&self, intent: &Intent) -> Result<(), Failure> {
+        self.trees
+            .intents
+            .insert(person_key(intent.group), encode(INTENTS, intent)?)
+            .map_err(failed("writing an intent"))?;
+        self.flush()
+    }
+
+    fn record(&self, outcome: &Outcome) -> Result<(), Failure> {
+        if *outcome == Outcome::default() {
+            return Ok(());
+        }
+        if let Some((id, _)) =
+            outcome.links.iter().find(|(id, link)| link.as_ref().is_some_and(|link| link.id != **id))
+        {
+            let why =
+                format!("the link for person {id} names another person; this is a mistake in this program");
+            return Err(Failure::new(Peer::Store, FailureClass::Permanent, "recording what was done", why));
+        }
+        let (links, backoff) = (puts(LINKS, &outcome.links)?, puts(BACKOFF, &outcome.backoff)?);
+        let lines =
+            outcome.journal.iter().map(|entry| encode(JOURNAL, entry)).collect::<Result<Vec<_>, _>>()?;
+        let finished = outcome.finished.map(|group| (person_key(group), None));
+
+        let mut next = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal: Vec<Put> =
+            (*next..).zip(lines).map(|(number, line)| (number.to_be_bytes(), Some(line))).collect();
+        let parts = [
+            (&self.trees.links, links),
+            (&self.trees.journal, journal),
+            (&self.trees.backoff, backoff),
+            (&self.trees.intents, finished.into_iter().collect()),
+        ];
+        let trees = parts.each_ref().map(|(tree, _)| *tree);
+        trees[..]
+            .transaction(|views| {
+                for (view, (_, puts)) in views.iter().zip(&parts) {
+                    for (key, value) in puts {
+                        match value {
+                            Some(value) => view.insert(key, value.as_slice())?,
+                            None => view.remove(key)?,
+                        };
+                    }
+                }
+                Ok(())
+            })
+            .map_err(|error: TransactionError<Infallible>| match error {
+                TransactionError::Abort(never) => match never {},
+                TransactionError::Storage(error) => failed("recording what was done")(error),
+            })?;
+        *next += outcome.journal.len() as u64;
+        drop(next);
+        self.flush()
+    }
+
+    fn next_run(&self) -> Result<RunId, Failure> {
+        let what = "numbering the run";
+        let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
+            Some(bytes) => decode(META, KEY_NEXT_RUN, &bytes)?,
+            None => 1_u64,
+        };
+        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &(next + 1))?).map_err(failed(what))?;
+        self.flush()?;
+        Ok(RunId(next))
+    }
+
+    fn add_run(&self, run: &RunRecord) -> Result<(), Failure> {
+        self.trees
+            .runs
+            .insert(run.id.0.to_be_bytes(), encode(RUNS, run)?)
+            .map_err(failed("writing the record of the run"))?;
+        self.flush()
+    }
+
+    fn runs(&self, limit: usize) -> Result<Vec<RunRecord>, Failure> {
+        self.trees
+            .runs
+            .iter()
+            .rev()
+            .take(limit)
+            .map(|item| {
+                let (key, bytes) = item.map_err(failed("reading the runs"))?;
+                let run: RunRecord = decode(RUNS, &key, &bytes)?;
+                if number(RUNS, &key)? == run.id.0 {
+                    Ok(run)
+                } else {
+                    Err(unreadable(RUNS, &key, "it belongs to another run"))
+                }
+            })
+            .collect()
+    }
+
+    fn journal(&self, filter: &JournalFilter) -> Result<Vec<Entry>, Failure> {
+        let wanted = |entry: &Entry| {
+            filter.run.is_none_or(|run| entry.run == Some(run)) && filter.id.is_none_or(|id| entry.id == id)
+        };
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let mut found = Vec::new();
+        let mut newest_first = self.trees.journal.iter().rev();
+        while found.len() < limit
+            && let Some(item) = newest_first.next()
+        {
+            let (key, bytes) = item.map_err(failed("reading the journal"))?;
+            let entry = decode(JOURNAL, &key, &bytes)?;
+            if wanted(&entry) {
+                found.push(entry);
+            }
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    fn prune(&self, before: DateTime<Utc>) -> Result<(), Failure> {
+        /// As much of a run as its age takes.
+        #[derive(Deserialize)]
+        struct Ended {
+            ended: DateTime<Utc>,
+        }
+        /// As much of a journal line as its age takes.
+        #[derive(Deserialize)]
+        struct At {
+            at: DateTime<Utc>,
+        }
+        // All are looked at, since the clock may have been wrong for a while: one line from the future must not keep
+        // all that come after it.
+        let runs = self.remove_old(RUNS, &self.trees.runs, |run: &Ended| run.ended < before);
+        let journal = self.remove_old(JOURNAL, &self.trees.journal, |entry: &At| entry.at < before);
+        self.flush()?;
+        runs.and(journal)
+    }
+}
