@@ -78,9 +78,9 @@ impl Synapse {
             .and_then(|request| reqwest::Request::try_from(request).ok())
             .map(|request| RequestBuilder::from_parts(self.http.client().clone(), request))
             .ok_or_else(|| {
-                let why = "the access token or the homeserver's URL has a character that no request can hold";
+                let why = "the homeserver's URL cannot be used for a request";
                 Failure::new(Peer::Synapse, FailureClass::Permanent, what, why)
-                    .mend("look for blanks and line ends in the file that holds the token")
+                    .mend("give the URL as https://matrix.example.org")
             })
     }
 

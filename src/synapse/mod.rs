@@ -12,7 +12,7 @@ mod wire;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
@@ -59,8 +59,8 @@ pub struct Synapse {
 }
 
 impl Synapse {
-    /// Makes a client; nothing is sent yet. Fails if the URL is no HTTP URL or the certificate authorities cannot
-    /// be read.
+    /// Makes a client; nothing is sent yet. Fails if the URL is no HTTP URL, the token cannot be sent, or
+    /// the certificate authorities cannot be read.
     pub fn new(options: Options) -> Result<Self, Failure> {
         let Options { mut url, token, http } = options;
         if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
@@ -72,6 +72,17 @@ impl Synapse {
                 why,
             )
             .mend("give the URL as https://matrix.example.org"));
+        }
+        if HeaderValue::from_str(token.expose_secret()).is_err() || token.expose_secret().is_empty() {
+            let why =
+                "the access token is empty, or has a line end or another character that no header can hold";
+            return Err(Failure::new(
+                Peer::Synapse,
+                FailureClass::Permanent,
+                "reading the access token",
+                why,
+            )
+            .mend("put the token alone into its file, such as `syt_c3luYw_…`"));
         }
         url.set_query(None);
         url.set_fragment(None);
@@ -282,6 +293,21 @@ mod tests {
         );
         let failure = synapse("matrix:example.org").unwrap_err();
         assert_eq!(failure.class, FailureClass::Permanent);
-        assert!(!format!("{:?}", synapse("http://m")).contains("secret"));
+    }
+
+    #[test]
+    fn a_token_is_checked_before_it_is_sent_and_never_shown() {
+        let synapse = |token: &str| {
+            Synapse::new(Options {
+                url: Url::parse("http://m").unwrap(),
+                token: token.to_owned().into(),
+                http: HttpOptions::default(),
+            })
+        };
+        for bad in ["", "syt_secret\n", "a\0b"] {
+            let failure = synapse(bad).unwrap_err();
+            assert!(!format!("{failure:?}").contains("syt_secret"), "{failure:?}");
+        }
+        assert!(!format!("{:?}", synapse("syt_secret").unwrap()).contains("syt_secret"));
     }
 }
