@@ -40,7 +40,8 @@ impl Synapse {
         // A server that is no Synapse, or is not reached at this path, is found out here: no token is needed.
         let version: wire::ServerVersion = self.ask(what, "/_synapse/admin/v1/server_version").await?;
         check_version(what, &version.server_version)?;
-        Ok(version.server_version)
+        // An installation from a checkout adds branch and commit.
+        Ok(version.server_version.split_whitespace().next().unwrap_or_default().to_owned())
     }
 
     /// Looks for MAS. Everybody may ask; other answers than a 200 prove nothing and are left to the admin check, whose

@@ -48,6 +48,8 @@ pub struct Seen {
     pub forwarded: bool,
     /// The status that was answered; `None` as long as there is no answer, and for ever if it was cut.
     pub status: Option<u16>,
+    /// Whether the one who asked closed the connection before the answer.
+    pub given_up: bool,
 }
 
 impl Seen {
@@ -156,6 +158,7 @@ struct State {
     rules: Vec<Rule>,
     rules_ever: u64,
     connections: usize,
+    changed: watch::Sender<()>,
 }
 
 /// A rule in force; [`Proxy::remove`] ends it.
@@ -200,6 +203,17 @@ impl Proxy {
     /// Every request since the start or the last [`Proxy::clear`], in the order of arrival.
     pub fn requests(&self) -> Vec<Seen> {
         self.lock().seen.clone()
+    }
+
+    /// Waits until the requests so far are as they are waited for.
+    pub async fn wait_until(&self, mut fits: impl FnMut(&[Seen]) -> bool) {
+        let mut changes = self.lock().changed.subscribe();
+        loop {
+            if fits(&self.lock().seen) {
+                return;
+            }
+            changes.changed().await.unwrap();
+        }
     }
 
     /// The requests that change something by way of the admin API.
@@ -361,6 +375,22 @@ async fn handle(
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| cut())?.to_bytes();
     let (index, actions) = arrive(state, &head, &body);
+    let mut watch = GivenUp { state, index, done: false };
+    let answer = pass_on(head, body, (index, actions), client, upstream, state).await;
+    watch.done = true;
+    answer
+}
+
+/// What the rules say, and what Synapse answers.
+async fn pass_on(
+    head: http::request::Parts,
+    body: Bytes,
+    (index, actions): (usize, Vec<Action>),
+    client: &Client,
+    upstream: &str,
+    state: &Mutex<State>,
+) -> Result<Response<Full<Bytes>>, io::Error> {
+    let cut = || io::Error::from(io::ErrorKind::ConnectionAborted);
     for action in &actions {
         match action {
             Action::CutBefore => return Err(cut()),
@@ -424,6 +454,7 @@ fn arrive(state: &Mutex<State>, head: &http::request::Parts, body: &[u8]) -> (us
         body: serde_json::from_slice(body).unwrap_or(Value::Null),
         forwarded: false,
         status: None,
+        given_up: false,
     };
     let mut state = state.lock().unwrap();
     let mut actions = Vec::new();
@@ -437,14 +468,32 @@ fn arrive(state: &Mutex<State>, head: &http::request::Parts, body: &[u8]) -> (us
         }
     }
     state.seen.push(seen);
+    state.changed.send_replace(());
     (state.seen.len() - 1, actions)
+}
+
+/// Notes that a request was given up, if it is dropped while the request waits.
+struct GivenUp<'a> {
+    state: &'a Mutex<State>,
+    index: usize,
+    done: bool,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            note(self.state, self.index, |seen| seen.given_up = true);
+        }
+    }
 }
 
 /// Adds to a request that was written down, unless it was forgotten meanwhile.
 fn note(state: &Mutex<State>, index: usize, change: impl FnOnce(&mut Seen)) {
-    if let Some(seen) = state.lock().unwrap().seen.get_mut(index) {
+    let mut state = state.lock().unwrap();
+    if let Some(seen) = state.seen.get_mut(index) {
         change(seen);
     }
+    state.changed.send_replace(());
 }
 
 /// Waits at a point until it is released, or its owner is gone.
