@@ -93,6 +93,10 @@ pub(super) fn refused(what: &str, answer: &Answer) -> Failure {
     let failure = |class, why: String| Failure::new(Peer::Synapse, class, what, why);
     let errcode = error.as_ref().map_or("", |error| error.errcode.as_str());
     match (status.as_u16(), errcode) {
+        (401 | 403, "") => {
+            failure(FailureClass::Malformed, format!("something before Synapse refused the access: {says}"))
+                .mend(MEND_URL)
+        }
         (401, "M_USER_LOCKED") => {
             failure(FailureClass::Unauthorised, format!("the service account is locked: {says}"))
                 .mend("unlock the service account, sent by another admin")
@@ -102,17 +106,16 @@ pub(super) fn refused(what: &str, answer: &Answer) -> Failure {
             format!("the access token is not (or no longer) valid: {says}"),
         )
         .mend(MEND_TOKEN),
-        (403, "M_FORBIDDEN") => {
+        (403, _) => {
             failure(FailureClass::Unauthorised, format!("the service account may not do this: {says}"))
                 .mend(MEND_ADMIN)
         }
-        (403, _) => failure(FailureClass::Unauthorised, format!("access was refused: {says}")).mend(MEND_URL),
         (404, "M_UNRECOGNIZED") => failure(
             FailureClass::Malformed,
             format!("this server does not know the admin API that was asked for: {says}"),
         )
         .mend(MEND_URL),
-        (405, _) => failure(
+        (405, "M_UNRECOGNIZED") => failure(
             FailureClass::Permanent,
             format!("this process of the homeserver only reads accounts: {says}"),
         )

@@ -184,7 +184,11 @@ impl Homeserver for Synapse {
     }
 
     async fn find_by_external_id(&self, id: &ExternalId) -> Lookup<Mxid> {
-        let what = format!("looking up the external id {id}");
+        // A login's subject can be an e-mail address; a marker holds nothing personal.
+        let what = match id.is_marker() {
+            true => format!("looking up the ownership marker {}", id.external_id),
+            false => format!("looking up an external id of {}", id.auth_provider),
+        };
         let (Some(provider), Some(subject)) = (segment(&id.auth_provider), segment(&id.external_id)) else {
             return Lookup::Unknown(explain::unaskable(&what));
         };

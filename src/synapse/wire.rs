@@ -210,8 +210,12 @@ pub(super) fn body(patch: &AccountPatch) -> Body {
         set.iter().cloned().map(|ThreePid { medium, address }| Pid { medium, address }).collect()
     };
     let external_ids = |set: &BTreeSet<ExternalId>| {
-        set.iter()
-            .cloned()
+        // Synapse gives them to a new account one by one in this order, and stops at one that somebody else has.
+        // With the marker first, an account that was left half made shows whose it is.
+        let (markers, others): (Vec<_>, Vec<_>) = set.iter().cloned().partition(ExternalId::is_marker);
+        markers
+            .into_iter()
+            .chain(others)
             .map(|ExternalId { auth_provider, external_id }| Id { auth_provider, external_id })
             .collect()
     };
@@ -258,6 +262,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::MARKER_PROVIDER;
 
     fn server() -> ServerName {
         ServerName::try_from("sync.test").unwrap()
@@ -306,6 +311,21 @@ mod tests {
             ..AccountPatch::default()
         };
         assert_eq!(text(&emptied), r#"{"threepids":[],"external_ids":[]}"#);
+    }
+
+    #[test]
+    fn the_ownership_marker_is_listed_first() {
+        let id = |auth_provider: &str| ExternalId {
+            auth_provider: auth_provider.to_owned(),
+            external_id: "1".to_owned(),
+        };
+        let patch = AccountPatch {
+            external_ids: Some(BTreeSet::from([id("cas"), id(MARKER_PROVIDER), id("oidc-Defguard")])),
+            ..AccountPatch::default()
+        };
+        let providers: Vec<_> =
+            body(&patch).external_ids.into_iter().flatten().map(|id| id.auth_provider).collect();
+        assert_eq!(providers, [MARKER_PROVIDER, "cas", "oidc-Defguard"]);
     }
 
     #[test]

@@ -347,7 +347,9 @@ impl Held {
 }
 
 async fn serve(listener: TcpListener, upstream: String, state: Arc<Mutex<State>>) {
+    // No connection is kept, since one to a Synapse that was started anew meanwhile would fail.
     let client = Client::builder()
+        .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(120))
         .build()

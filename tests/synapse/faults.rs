@@ -93,6 +93,9 @@ async fn a_write_that_the_server_could_not_do_is_not_repeated() {
             FailureClass::Malformed,
             "expected shape",
         ),
+        (405, "<html>Not Allowed</html>".to_owned(), FailureClass::Malformed, "web page"),
+        (401, "<html>Please log in</html>".to_owned(), FailureClass::Malformed, "before Synapse"),
+        (403, String::new(), FailureClass::Malformed, "before Synapse"),
         (204, String::new(), FailureClass::Malformed, "no Matrix error"),
     ];
     for (status, body, class, part) in cases {

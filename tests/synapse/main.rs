@@ -1,13 +1,6 @@
 //! The Synapse adapter against a real Synapse: each trap of `facts/synapse.md` that concerns it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    unreachable_pub,
-    unused_imports
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod faults;
 mod identify;

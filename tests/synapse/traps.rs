@@ -38,10 +38,24 @@ async fn an_external_id_of_somebody_else_leaves_a_half_made_account_behind() {
     let half = found(&synapse, &late).await;
     assert_eq!(half.summary.display_name.as_deref(), Some("Late"));
     assert_eq!(addresses(&half), ["trap-late@x.org"]);
-    assert!(half.external_ids.is_empty());
+    assert_eq!(
+        Some(half.external_ids),
+        ids([marker("trap/late")]),
+        "the marker came first, so it shows whose it is"
+    );
     assert_eq!(synapse.find_by_external_id(&login("trap-held")).await, Lookup::Found(holder));
-    let finished = synapse.put(&late, &with_ids([marker("trap/late")])).await.unwrap();
-    assert!(!finished.created, "the second try finds the account there");
+    let again = synapse.put(&late, &AccountPatch::default()).await.unwrap();
+    assert!(!again.created, "the second try finds the account there");
+}
+
+#[tokio::test]
+async fn a_marker_of_somebody_else_leaves_an_account_without_any_id_behind() {
+    let synapse = adapter().await;
+    let (holder, late) = (mxid("trap-marker-holder"), mxid("trap-marker-late"));
+    synapse.put(&holder, &with_ids([marker("trap/marked")])).await.unwrap();
+    let patch = with_ids([login("trap-marker-late"), marker("trap/marked")]);
+    assert_eq!(synapse.put(&late, &patch).await.unwrap_err().class, FailureClass::Permanent);
+    assert!(found(&synapse, &late).await.external_ids.is_empty());
 }
 
 #[tokio::test]

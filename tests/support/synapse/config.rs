@@ -10,6 +10,9 @@ pub(super) const FILE: &str = "homeserver.yaml";
 /// With it anybody can register accounts, so it is good for tests only.
 pub(super) const SHARED_SECRET: &str = "registration-in-tests";
 
+/// Is told how far something is, one line at a time.
+pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How a Synapse is to be set up.
 #[derive(Clone)]
 pub struct Options {
@@ -22,7 +25,7 @@ pub struct Options {
     /// Further keys of homeserver.yaml; they take the place of the ones here.
     pub extra: Map<String, Value>,
     /// Where to tell how far the start is; standard error if nothing is given.
-    pub progress: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub progress: Option<Tell>,
 }
 
 impl Default for Options {

@@ -3,6 +3,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -17,6 +18,7 @@ use std::{
     fs,
     io::Write as _,
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -31,7 +33,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 pub use self::{
-    config::{Options, defguard_provider},
+    config::{Options, Tell, defguard_provider},
     venv::VERSION,
 };
 
@@ -73,16 +75,16 @@ pub struct Synapse {
 /// One Synapse with the default options for all tests of this process: `sync.test`, registration closed. Each test
 /// keeps to localparts of its own.
 pub async fn shared() -> &'static Synapse {
-    static SHARED: OnceCell<Synapse> = OnceCell::const_new();
-    SHARED.get_or_init(|| async { Synapse::start(Options::default()).await.unwrap() }).await
+    static SHARED: OnceCell<Result<Synapse, String>> = OnceCell::const_new();
+    // A failure is kept, too, so that not every test goes through it.
+    SHARED.get_or_init(|| Synapse::start(Options::default())).await.as_ref().unwrap()
 }
 
 impl Synapse {
     /// Installs Synapse if need be, starts it, makes the admin `admin`, and waits until everything is ready. The
     /// error says why not, with the end of Synapse's log.
     pub async fn start(options: Options) -> Result<Self, String> {
-        let tell: Arc<dyn Fn(&str) + Send + Sync> =
-            options.progress.clone().unwrap_or_else(|| Arc::new(to_stderr));
+        let tell: Tell = options.progress.clone().unwrap_or_else(|| Arc::new(to_stderr));
         let python = {
             let tell = tell.clone();
             tokio::task::spawn_blocking(move || venv::python(&*tell))
@@ -188,6 +190,8 @@ impl Synapse {
             .arg("--config-path")
             .arg(self.config_file())
             .current_dir(self.data.path())
+            // Ctrl-C is for the sandbox, which ends Synapse when it has ended its own work.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(|error| error.to_string())?)
             .stderr(log)

@@ -26,8 +26,10 @@ pub fn python(progress: Progress<'_>) -> Result<PathBuf, String> {
     let target = target_dir()?;
     let venv = target.join("synapse-venv");
     let stamp = venv.join("complete");
+    // An environment is of no use any more when its Python is another one than it was made with.
+    let wanted = || Some(format!("synapse {version}, {}", python_version(&venv)?));
     let is_complete =
-        || fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == version) && interpreter(&venv).exists();
+        || wanted().is_some_and(|wanted| fs::read_to_string(&stamp).is_ok_and(|is| is == wanted));
     if is_complete() {
         return Ok(interpreter(&venv));
     }
@@ -40,13 +42,19 @@ pub fn python(progress: Progress<'_>) -> Result<PathBuf, String> {
     }
     if !is_complete() {
         install(&venv, &version, progress)?;
-        fs::write(&stamp, &version).map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
+        let wanted = wanted().ok_or_else(|| format!("there is no Python in {}", venv.display()))?;
+        fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
     }
     Ok(interpreter(&venv))
 }
 
 fn interpreter(venv: &Path) -> PathBuf {
     venv.join("bin").join("python")
+}
+
+fn python_version(venv: &Path) -> Option<String> {
+    let output = Command::new(interpreter(venv)).arg("--version").output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn install(venv: &Path, version: &str, progress: Progress<'_>) -> Result<(), String> {
