@@ -1,5 +1,6 @@
 //! Keeps the accounts of one Synapse homeserver in step with the people in one Defguard instance.
 
+pub mod defguard;
 pub mod domain;
 pub mod http;
 pub mod ports;
