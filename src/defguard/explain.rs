@@ -3,8 +3,6 @@
 //! Nothing of an answer is trusted to be JSON because of its status: Defguard sends JSON, plain text, a web page or
 //! nothing (`facts/defguard.md` sections 1, 2 and 9), and what stands before it sends what it likes.
 
-use std::time::Duration;
-
 use reqwest::StatusCode;
 use url::Url;
 
@@ -228,7 +226,7 @@ impl Asked<'_> {
         let pause = answer.retry_after();
         let wait =
             pause.map_or_else(String::new, |pause| format!("; it asks for a pause of {} s", pause.as_secs()));
-        self.failure(FailureClass::RateLimited(pause.map(at_least_a_second)), format!("status 429: asked too often{wait}"))
+        self.failure(FailureClass::RateLimited(pause), format!("status 429: asked too often{wait}"))
             .mend(
                 "The rate limit of Defguard (DEFGUARD_RATELIMIT_PERSECOND, which is seconds for each request) or of \
                  a proxy is too tight for reading all people; widen it for this machine.",
@@ -285,12 +283,10 @@ pub(super) fn refuse_old_version(asked: &Asked<'_>, answer: &Answer) -> Result<(
     }
 }
 
-fn at_least_a_second(pause: Duration) -> Duration {
-    pause.max(Duration::from_secs(1))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 

@@ -1,0 +1,12 @@
+//! What the tests and the sandbox stand on: servers that behave as the recorded ones do.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "shared by several test programs, each of which uses a part"
+)]
+
+pub mod defguard;
