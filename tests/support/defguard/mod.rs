@@ -8,7 +8,7 @@ mod heap;
 mod person;
 mod server;
 mod state;
-mod totp;
+pub mod totp;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},

@@ -12,12 +12,12 @@ use defguard_synapse_sync::ports::Clock;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::{state::NoSession, totp};
 use super::{
     App, Shared, answer,
     caller::{Admin, Agent, Caller, session_cookie},
     message,
 };
-use super::super::{state::NoSession, totp};
 
 /// A User-Agent header as login and logout want it: refused by the framework, in plain text.
 pub struct TypedAgent;

@@ -9,8 +9,8 @@ use axum::{
 };
 use defguard_synapse_sync::ports::Clock;
 
-use super::{Shared, message};
 use super::super::state::NoSession;
+use super::{Shared, message};
 
 /// Somebody with a usable session or API token.
 pub struct Caller {

@@ -10,12 +10,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::state::{Group, State as Database};
 use super::{
     App, Paging, answer,
     caller::{Admin, Agent},
     message, paginated,
 };
-use super::super::state::{Group, State as Database};
 
 pub async fn names(_: Admin, State(shared): App, Query(paging): Query<Paging>) -> Response {
     let state = shared.state();

@@ -8,12 +8,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::{person::NewPerson, state::Refused};
 use super::{
     App, Paging, answer,
     caller::{Admin, Agent, Caller},
     message, paginated, refused,
 };
-use super::super::{person::NewPerson, state::Refused};
 
 /// `SELECT … LIMIT … OFFSET …` without ORDER BY, and a count by a query of its own.
 pub async fn list(_: Admin, State(shared): App, Query(paging): Query<Paging>) -> Response {
