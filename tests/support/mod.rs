@@ -1,4 +1,14 @@
-//! What the tests and the sandbox need beside the crate: a real Synapse and a proxy before it.
+//! What the tests and the sandbox stand on: servers that behave as the recorded ones do, and a real Synapse.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "shared by several test programs, each of which uses a part"
+)]
 
+pub mod defguard;
 pub mod proxy;
 pub mod synapse;
