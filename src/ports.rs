@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Account, AccountPatch, AccountSummary, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Intent,
-    Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
+    Account, AccountPatch, AccountSummary, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Instance,
+    Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
 };
 
 /// The source: who there is.
@@ -85,6 +86,36 @@ pub struct Outcome {
     pub finished: BTreeSet<DefguardId>,
 }
 
+/// Between which servers the store remembers links. Ids of people mean nothing in another Defguard, and MXIDs nothing
+/// on another homeserver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerPair {
+    /// The name of the Defguard server in ownership markers.
+    pub instance: Instance,
+    /// The URL of the Defguard server.
+    pub defguard_url: String,
+    /// The homeserver.
+    pub server_name: ServerName,
+    /// The auth provider of logins in Synapse, `oidc-` and the `idp_id`.
+    pub auth_provider: String,
+}
+
+impl ServerPair {
+    /// What is not the same, each as a phrase with the value here and the one there.
+    pub(crate) fn differences(&self, now: &Self) -> Vec<String> {
+        [
+            ("the Defguard instance", self.instance.as_str(), now.instance.as_str()),
+            ("the URL of Defguard", &self.defguard_url, &now.defguard_url),
+            ("the homeserver", self.server_name.as_str(), now.server_name.as_str()),
+            ("the auth provider", &self.auth_provider, &now.auth_provider),
+        ]
+        .into_iter()
+        .filter(|(_, stored, now)| stored != now)
+        .map(|(what, stored, now)| format!("{what} was `{stored}` and is `{now}`"))
+        .collect()
+    }
+}
+
 /// Which journal lines are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JournalFilter {
@@ -98,6 +129,9 @@ pub struct JournalFilter {
 
 /// Our own memory. Every method that writes returns after the flush to disk.
 pub trait Store: Send + Sync {
+    /// Ties the store to a pair of servers the first time, and fails if it is tied to another one.
+    fn bind(&self, pair: &ServerPair) -> Result<(), Failure>;
+
     /// All links.
     fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure>;
 

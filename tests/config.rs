@@ -11,10 +11,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use defguard_synapse_sync::{
-    config::{
-        self, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml,
-        parse_cron,
-    },
+    config::{self, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml, parse_cron},
     domain::{FieldPolicy, OnConflict},
 };
 use proptest::prelude::*;

@@ -106,6 +106,11 @@ impl Globs {
         self.set.is_match(name)
     }
 
+    /// The patterns, ready to match.
+    pub fn set(&self) -> &GlobSet {
+        &self.set
+    }
+
     /// The patterns as they were written.
     pub fn patterns(&self) -> &[String] {
         &self.patterns

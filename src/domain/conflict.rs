@@ -247,6 +247,8 @@ impl fmt::Display for Conflict {
 /// A conflict that was found and is remembered, so that an unchanged one costs no request in the next run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standoff {
+    /// The person's username, so that it can be shown without asking Defguard.
+    pub username: super::Username,
     /// What stands in the way.
     pub conflicts: Vec<Conflict>,
     /// Everything known without a request on which the finding rests; as long as it is the same, so is the finding.

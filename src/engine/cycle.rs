@@ -117,7 +117,8 @@ impl Engine {
         let now = self.clock.now();
         for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
             let before = seen.standoffs.get(id);
-            let after = standoff(person, before, now);
+            let listed = seen.listing.people().get(id).map(|listed| &listed.username);
+            let after = listed.and_then(|username| standoff(person, username, before, now));
             let undecided = matches!(person.state, State::Failed | State::Postponed | State::Withheld);
             if !undecided && before != after.as_ref() {
                 outcome.standoffs.insert(*id, after);
@@ -190,6 +191,7 @@ impl Engine {
 
 fn standoff(
     person: &PersonPlan,
+    username: &Username,
     before: Option<&Standoff>,
     now: chrono::DateTime<chrono::Utc>,
 ) -> Option<Standoff> {
@@ -198,7 +200,7 @@ fn standoff(
     }
     let since =
         before.filter(|before| before.conflicts == person.conflicts).map_or(now, |before| before.since);
-    Some(Standoff { conflicts: person.conflicts.clone(), fingerprint: person.fingerprint.clone(), since })
+    Some(Standoff { username: username.clone(), conflicts: person.conflicts.clone(), fingerprint: person.fingerprint.clone(), since })
 }
 
 fn people_reports(

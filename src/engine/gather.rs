@@ -10,7 +10,7 @@ use crate::{
         AccountSummary, Backoff, DefguardId, Failure, FailureClass, Intent, Link, Listing, Lookup, Mapped,
         Mxid, Peer, Standoff,
     },
-    ports::{Homeserver, HomeserverInfo},
+    ports::{Homeserver, HomeserverInfo, ServerPair},
     reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, decide},
 };
 
@@ -77,6 +77,12 @@ impl Engine {
     /// Reads both servers and the store.
     pub(super) async fn gather(&self) -> Result<Gathered, Failure> {
         let info = self.homeserver_info().await?;
+        self.store.bind(&ServerPair {
+            instance: self.options.instance.clone(),
+            defguard_url: self.options.defguard_url.clone(),
+            server_name: info.server_name.clone(),
+            auth_provider: self.options.auth_provider.clone(),
+        })?;
         let (listing, accounts, own) =
             tokio::join!(self.directory.list(), self.homeserver.list(), self.directory.own_username());
         let (listing, accounts) = (listing?, accounts?);

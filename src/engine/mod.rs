@@ -33,6 +33,8 @@ pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;
 /// What the admin has decided, and how fast to go.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Where Defguard is, to tell whether the store belongs to it.
+    pub defguard_url: String,
     /// The auth provider of the OIDC logins, `oidc-<idp_id>`.
     pub auth_provider: String,
     /// The name of the Defguard server in the ownership markers.

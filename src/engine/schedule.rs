@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr as _};
 use chrono::{DateTime, Datelike as _, NaiveDateTime, Offset as _, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::{GapInfo, Tz};
 
+use crate::reconcile::Pass;
+
 /// The last year that the crate `cron` knows.
 const LAST_YEAR: i32 = 2100;
 /// Clocks are not put back by more than this (the most since 1970 were three hours, in Antarctica).
@@ -190,15 +192,6 @@ fn is_one_field(word: &str) -> bool {
         let base_fits = matches!(base, "*" | "?") || (plain(from) && to.is_none_or(plain));
         base_fits && step.is_none_or(plain)
     })
-}
-
-/// What is done at a tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Pass {
-    /// Everybody, by what the lists show.
-    Frequent,
-    /// Everybody, and every owned account is read. It does all that the frequent one does.
-    Full,
 }
 
 /// The two schedules, and by how much their beginnings are spread.

@@ -1,6 +1,6 @@
 //! What the admin has decided: scope and policies.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use crate::domain::{FieldPolicy, Instance, Mxid, OnConflict, Person, ServerName,
 /// Whom the sync concerns.
 #[derive(Debug, Clone)]
 pub struct Scope {
-    /// Only members of at least one of these groups; empty: everybody.
-    pub include_groups: BTreeSet<String>,
-    /// Nobody who is in one of these groups.
-    pub exclude_groups: BTreeSet<String>,
+    /// Only members of a group whose name matches; `None`: everybody.
+    pub include_groups: Option<GlobSet>,
+    /// Nobody who is in a group whose name matches.
+    pub exclude_groups: GlobSet,
     /// Nobody whose username matches one of these patterns.
     pub exclude_users: GlobSet,
     /// Only people who have finished enrolment.
@@ -25,8 +25,8 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self {
-            include_groups: BTreeSet::new(),
-            exclude_groups: BTreeSet::new(),
+            include_groups: None,
+            exclude_groups: GlobSet::empty(),
             exclude_users: GlobSet::empty(),
             require_enrolled: false,
             own_username: None,
@@ -65,9 +65,11 @@ impl Scope {
             Some(OutOfScope::OwnAccount)
         } else if self.exclude_users.is_match(person.username.as_str()) {
             Some(OutOfScope::ExcludedUser)
-        } else if let Some(group) = self.exclude_groups.intersection(&person.groups).next() {
+        } else if let Some(group) = person.groups.iter().find(|group| self.exclude_groups.is_match(group)) {
             Some(OutOfScope::ExcludedGroup(group.clone()))
-        } else if !self.include_groups.is_empty() && self.include_groups.is_disjoint(&person.groups) {
+        } else if let Some(included) = &self.include_groups
+            && !person.groups.iter().any(|group| included.is_match(group))
+        {
             Some(OutOfScope::NoIncludedGroup)
         } else if self.require_enrolled && !person.enrolled {
             Some(OutOfScope::NotEnrolled)

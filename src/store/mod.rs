@@ -20,22 +20,26 @@ use sled::{
     transaction::{TransactionError, Transactional as _},
 };
 
-pub use self::open::{Identity, Opened, ServerPair};
+pub use self::open::{Identity, Opened};
 use self::{
     codec::{decode, encode, key_person, person_key, unreadable},
     place::Place,
 };
 use crate::{
-    domain::{Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord},
-    ports::{JournalFilter, Outcome, Store},
+    domain::{
+        Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standoff,
+    },
+    ports::{JournalFilter, Outcome, ServerPair, Store},
 };
 
 const LINKS: &str = "links";
 const INTENTS: &str = "intents";
 const BACKOFF: &str = "backoff";
+const STANDOFFS: &str = "standoffs";
 const RUNS: &str = "runs";
 const JOURNAL: &str = "journal";
 const META: &str = "meta";
+const KEY_PAIR: &[u8] = b"pair";
 const KEY_NEXT_RUN: &[u8] = b"next_run";
 /// How many lines are removed in one go.
 const PRUNE_BATCH: usize = 1000;
@@ -58,6 +62,7 @@ struct Trees {
     links: Tree,
     intents: Tree,
     backoff: Tree,
+    standoffs: Tree,
     runs: Tree,
     journal: Tree,
     meta: Tree,
@@ -69,6 +74,7 @@ impl Trees {
             links: db.open_tree(LINKS)?,
             intents: db.open_tree(INTENTS)?,
             backoff: db.open_tree(BACKOFF)?,
+            standoffs: db.open_tree(STANDOFFS)?,
             runs: db.open_tree(RUNS)?,
             journal: db.open_tree(JOURNAL)?,
             meta: db.open_tree(META)?,
@@ -77,7 +83,7 @@ impl Trees {
 
     /// Whether anything is remembered.
     fn have_content(&self) -> bool {
-        [&self.links, &self.intents, &self.backoff, &self.runs, &self.journal]
+        [&self.links, &self.intents, &self.backoff, &self.standoffs, &self.runs, &self.journal]
             .into_iter()
             .any(|tree| !tree.is_empty())
     }
@@ -182,6 +188,33 @@ impl SledStore {
 }
 
 impl Store for SledStore {
+    fn bind(&self, pair: &ServerPair) -> Result<(), Failure> {
+        let what = "checking which servers the store belongs to";
+        let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bytes) = self.trees.meta.get(KEY_PAIR).map_err(failed(what))? else {
+            self.trees.meta.insert(KEY_PAIR, encode(META, pair)?).map_err(failed(what))?;
+            return self.flush();
+        };
+        let stored: ServerPair = decode(META, KEY_PAIR, &bytes)?;
+        if stored == *pair {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Peer::Store,
+            FailureClass::Permanent,
+            what,
+            format!("this store belongs to another pair of servers: {}", stored.differences(pair).join("; ")),
+        )
+        .mend(
+            "put the config right, or use another state.directory, or move this one away; accounts that are ours \
+             are found again by the ownership markers in Synapse",
+        ))
+    }
+
+    fn standoffs(&self) -> Result<BTreeMap<DefguardId, Standoff>, Failure> {
+        by_person(STANDOFFS, &self.trees.standoffs, |_, _| true)
+    }
+
     fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure> {
         by_person(LINKS, &self.trees.links, |id, link: &Link| link.id == id)
     }
@@ -215,9 +248,12 @@ impl Store for SledStore {
             return Err(Failure::new(Peer::Store, FailureClass::Permanent, "recording what was done", why));
         }
         let (links, backoff) = (puts(LINKS, &outcome.links)?, puts(BACKOFF, &outcome.backoff)?);
+        let standoffs = puts(STANDOFFS, &outcome.standoffs)?;
         let lines =
             outcome.journal.iter().map(|entry| encode(JOURNAL, entry)).collect::<Result<Vec<_>, _>>()?;
-        let finished = outcome.finished.map(|group| (person_key(group), None));
+        let finished = outcome.finished.iter().map(|group| (*group, None));
+        let continued = outcome.continued.iter().map(|intent| (intent.group, Some(intent)));
+        let intents = puts(INTENTS, &finished.chain(continued).collect())?;
 
         let mut next = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
         let journal: Vec<Put> =
@@ -226,7 +262,8 @@ impl Store for SledStore {
             (&self.trees.links, links),
             (&self.trees.journal, journal),
             (&self.trees.backoff, backoff),
-            (&self.trees.intents, finished.into_iter().collect()),
+            (&self.trees.standoffs, standoffs),
+            (&self.trees.intents, intents),
         ];
         let trees = parts.each_ref().map(|(tree, _)| *tree);
         trees[..]

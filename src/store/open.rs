@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use super::{
     failed,
     place::{Place, held},
 };
-use crate::domain::{Failure, FailureClass, Instance, Peer, ServerName};
+use crate::domain::{Failure, FailureClass, Peer};
 
 /// The version of the layout of the whole database.
 const SCHEMA: u32 = 1;
@@ -27,7 +27,6 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 const KEY_ID: &[u8] = b"id";
 const KEY_SCHEMA: &[u8] = b"schema";
-const KEY_PAIR: &[u8] = b"pair";
 
 /// What a store is known by. It is drawn at random by the caller, and used only if a new database is begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,36 +53,6 @@ pub enum Opened {
         /// What was found, and where the remains are.
         why: String,
     },
-}
-
-/// Between which servers the store remembers links. Ids of people mean nothing in another Defguard, and MXIDs nothing
-/// on another homeserver.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerPair {
-    /// The name of the Defguard server in ownership markers.
-    pub instance: Instance,
-    /// The URL of the Defguard server.
-    pub defguard_url: String,
-    /// The homeserver.
-    pub server_name: ServerName,
-    /// The auth provider of logins in Synapse, `oidc-` and the `idp_id`.
-    pub auth_provider: String,
-}
-
-impl ServerPair {
-    /// What is not the same, each as a phrase with the value here and the one there.
-    fn differences(&self, now: &Self) -> Vec<String> {
-        [
-            ("the Defguard instance", self.instance.as_str(), now.instance.as_str()),
-            ("the URL of Defguard", &self.defguard_url, &now.defguard_url),
-            ("the homeserver", self.server_name.as_str(), now.server_name.as_str()),
-            ("the auth provider", &self.auth_provider, &now.auth_provider),
-        ]
-        .into_iter()
-        .filter(|(_, stored, now)| stored != now)
-        .map(|(what, stored, now)| format!("{what} was `{stored}` and is `{now}`"))
-        .collect()
-    }
 }
 
 impl SledStore {
@@ -138,30 +107,6 @@ impl SledStore {
         let (db, trees) = database(&place)?;
         let (db, trees) = name(&place, db, trees, identity)?;
         Ok((Self::new(place, db, trees)?, Opened::Lost { why }))
-    }
-
-    /// Ties the store to a pair of servers, or checks that it is tied to this one.
-    pub fn bind(&self, pair: &ServerPair) -> Result<(), Failure> {
-        let what = "checking which servers the store belongs to";
-        let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(bytes) = self.trees.meta.get(KEY_PAIR).map_err(failed(what))? else {
-            self.trees.meta.insert(KEY_PAIR, encode(META, pair)?).map_err(failed(what))?;
-            return self.flush();
-        };
-        let stored: ServerPair = decode(META, KEY_PAIR, &bytes)?;
-        if stored == *pair {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Peer::Store,
-            FailureClass::Permanent,
-            what,
-            format!("this store belongs to another pair of servers: {}", stored.differences(pair).join("; ")),
-        )
-        .mend(
-            "put the config right, or use another state.directory, or move this one away; accounts that are ours \
-             are found again by the ownership markers in Synapse",
-        ))
     }
 
     fn new(place: Place, db: Db, trees: Trees) -> Result<Self, Failure> {

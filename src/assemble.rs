@@ -1,0 +1,146 @@
+//! Puts the adapters and the engine together from a checked config.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    config::{DefguardAuth, Finding, Globs, Settings, TemplateTexts},
+    defguard::{self, Defguard},
+    domain::{Failure, Username},
+    engine::{self, Engine, Mapper},
+    http::HttpOptions,
+    mapping::{Purpose, Scopes, TemplateSources, Templates},
+    ports::{Clock, Directory, Homeserver, Store},
+    reconcile::Scope,
+    store::{Identity, Opened, SledStore},
+    synapse::{self, Synapse},
+};
+
+/// The machine's clock, the one place where the time is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place where the time is asked for")]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
+
+/// The client for Defguard.
+pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    let auth = match &settings.defguard.auth {
+        DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
+        DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
+            username: username.as_str().to_owned(),
+            password: password.clone(),
+            totp_secret: totp_secret.clone(),
+        },
+    };
+    let options = defguard::Options {
+        page_workers: settings.defguard.page_workers,
+        ..defguard::Options::new(settings.defguard.url.clone(), auth)
+    };
+    let http = HttpOptions {
+        timeout: settings.defguard.timeout,
+        concurrency: settings.defguard.page_workers.max(1),
+        ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        ..HttpOptions::default()
+    };
+    Ok(Arc::new(Defguard::new(options, http, clock)?))
+}
+
+/// The client for Synapse.
+pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
+    let http = HttpOptions {
+        timeout: settings.synapse.timeout,
+        concurrency: settings.synapse.concurrency,
+        ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        ..HttpOptions::default()
+    };
+    let options = synapse::Options { url: settings.synapse.url.clone(), token: settings.synapse.token.clone(), http };
+    Ok(Arc::new(Synapse::new(options)?))
+}
+
+/// Compiles the templates. Every template that cannot be done is a finding at the place where it is written.
+pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
+    let text = |text: &Option<crate::config::TemplateText>| text.as_ref().map(|text| text.text.clone());
+    let sources = TemplateSources {
+        subject: Some(texts.subject.text.clone()),
+        localpart: text(&texts.localpart),
+        display_name: text(&texts.display_name),
+        email: text(&texts.email),
+    };
+    Templates::compile(&sources, Purpose::Sync).map_err(|problems| {
+        problems
+            .into_iter()
+            .map(|problem| {
+                let place = match problem.field {
+                    crate::domain::MappedField::Subject => Some(&texts.subject),
+                    crate::domain::MappedField::Localpart => texts.localpart.as_ref(),
+                    crate::domain::MappedField::DisplayName => texts.display_name.as_ref(),
+                    crate::domain::MappedField::Email => texts.email.as_ref(),
+                };
+                place.unwrap_or(&texts.subject).at.error(problem.why(), problem.mend())
+            })
+            .collect()
+    })
+}
+
+/// Makes the mapper that the engine uses.
+pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// Opens the store. `random` names it if it is new.
+pub fn store(settings: &Settings, random: u128) -> Result<(Arc<dyn Store>, Opened), Failure> {
+    let (store, opened) = SledStore::open(&settings.state.directory, &Identity::new(random))?;
+    Ok((Arc::new(store), opened))
+}
+
+/// The engine's options.
+pub fn options(settings: &Settings) -> engine::Options {
+    let username = match &settings.defguard.auth {
+        DefguardAuth::Session { username, .. } => Some(Username::new(username.as_str())),
+        DefguardAuth::Token(_) => None,
+    };
+    engine::Options {
+        defguard_url: settings.defguard.url.to_string(),
+        auth_provider: settings.synapse.auth_provider.clone(),
+        instance: settings.defguard.instance.clone(),
+        on_conflict: settings.accounts.on_conflict,
+        display_name: settings.accounts.display_name,
+        email: settings.accounts.email,
+        scope: Scope {
+            include_groups: (!settings.scope.include_groups.is_empty()).then(|| set(&settings.scope.include_groups)),
+            exclude_groups: set(&settings.scope.exclude_groups),
+            exclude_users: set(&settings.scope.exclude_users),
+            require_enrolled: settings.scope.require_enrolled,
+            own_username: username.filter(|_| !settings.scope.include_own_account),
+        },
+        include_own_account: settings.scope.include_own_account,
+        create: settings.synapse.create,
+        concurrency: settings.synapse.concurrency,
+        retry_pause: std::time::Duration::from_millis(500),
+        keep: TimeDelta::days(i64::from(settings.state.keep_days)),
+    }
+}
+
+fn set(globs: &Globs) -> globset::GlobSet {
+    globs.set().clone()
+}
+
+/// The engine with everything it works on.
+pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Ok(Engine::new(
+        directory(settings, Arc::clone(&clock))?,
+        homeserver(settings)?,
+        store,
+        clock,
+        mapper(templates, &settings.defguard.scopes),
+        options(settings),
+    ))
+}

@@ -1,0 +1,184 @@
+//! What can be asked of the service, in this process or through its control socket, and what it answers.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
+    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest},
+    ports::JournalFilter,
+    reconcile::{ByHand, Pass},
+};
+
+/// How many runs `status` shows.
+const SHOWN_RUNS: usize = 10;
+
+/// One wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "command")]
+pub enum Command {
+    /// Bring accounts in step, or only say what would be done.
+    Sync(RunRequest),
+    /// Explain one person.
+    Explain {
+        /// Username, `#` and id, or MXID.
+        person: String,
+    },
+    /// Tie or untie a person and an account.
+    ByHand {
+        /// What is wished.
+        wish: ByHand,
+        /// Whether to do it; otherwise it is only shown.
+        confirmed: bool,
+    },
+    /// How things are.
+    Status,
+    /// What was done.
+    Journal {
+        /// Only in this run.
+        run: Option<RunId>,
+        /// Only for this person: username, `#` and id, or MXID.
+        person: Option<String>,
+        /// The newest so many lines.
+        limit: Option<usize>,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer", content = "content")]
+pub enum Answer {
+    /// The report of a run.
+    Run(Box<RunReport>),
+    /// The explanation; `None` if nobody has that name.
+    Explanation(Option<Box<Explanation>>),
+    /// What a change by hand does or did.
+    ByHand(Box<HandDone>),
+    /// How things are.
+    Status(Box<Status>),
+    /// The journal lines, oldest first, with the usernames known for them.
+    Journal {
+        /// The lines.
+        entries: Vec<Entry>,
+        /// Usernames by id.
+        usernames: BTreeMap<DefguardId, Username>,
+    },
+    /// It failed.
+    Failed(Failure),
+    /// It was not taken.
+    Refused(String),
+}
+
+/// One line of the answer through the control socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// `done` of `total` groups of people are done.
+    Progress {
+        /// Done so far.
+        done: usize,
+        /// All there are.
+        total: usize,
+    },
+    /// The answer; the last line.
+    Answer(Answer),
+}
+
+/// How things are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program that answers.
+    pub version: String,
+    /// What the daemon is about, if it is the daemon that answers.
+    pub daemon: Option<DaemonStatus>,
+    /// All links.
+    pub links: BTreeMap<DefguardId, Link>,
+    /// The people in conflict.
+    pub conflicts: BTreeMap<DefguardId, Standoff>,
+    /// The people who failed lately.
+    pub failing: BTreeMap<DefguardId, Backoff>,
+    /// How many groups of people an earlier run left unfinished.
+    pub unfinished: usize,
+    /// The last runs, newest first.
+    pub runs: Vec<RunRecord>,
+}
+
+/// What the daemon is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// When it was started.
+    pub started: DateTime<Utc>,
+    /// When the next run begins by the schedule, and how thoroughly it looks.
+    pub next: Option<(DateTime<Utc>, Pass)>,
+    /// Whether a run is going on.
+    pub running: bool,
+}
+
+/// Does what is asked in this process. `Status` is answered without the daemon's part.
+pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress) -> Answer {
+    match command {
+        Command::Sync(request) => Answer::Run(Box::new(engine.run(request, progress).await)),
+        Command::Explain { person } => match engine.explain(person).await {
+            Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::ByHand { wish, confirmed } => match engine.by_hand(wish, *confirmed).await {
+            Ok(done) => Answer::ByHand(Box::new(done)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Status => match status(engine) {
+            Ok(status) => Answer::Status(Box::new(status)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Journal { run, person, limit } => match journal(engine, *run, person.as_deref(), *limit) {
+            Ok(answer) => answer,
+            Err(failure) => Answer::Failed(failure),
+        },
+    }
+}
+
+fn status(engine: &Engine) -> Result<Status, Failure> {
+    let store = engine.store();
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        daemon: None,
+        links: store.links()?,
+        conflicts: store.standoffs()?,
+        failing: store.backoff()?,
+        unfinished: store.intents()?.len(),
+        runs: store.runs(SHOWN_RUNS)?,
+    })
+}
+
+fn journal(
+    engine: &Engine,
+    run: Option<RunId>,
+    person: Option<&str>,
+    limit: Option<usize>,
+) -> Result<Answer, Failure> {
+    let store = engine.store();
+    let links = store.links()?;
+    let id = match person {
+        None => None,
+        Some(name) => {
+            let named = name.strip_prefix('#').and_then(|id| id.parse().ok().map(DefguardId)).or_else(|| {
+                links
+                    .values()
+                    .find(|link| link.username.as_str() == name || link.mxid.as_str() == name)
+                    .map(|link| link.id)
+            });
+            let Some(id) = named else {
+                return Ok(Answer::Refused(format!(
+                    "no link of ours has the name {name}; somebody without one is found by # and their number in Defguard"
+                )));
+            };
+            Some(id)
+        }
+    };
+    Ok(Answer::Journal {
+        entries: store.journal(&JournalFilter { run, id, limit })?,
+        usernames: links.into_iter().map(|(id, link)| (id, link.username)).collect(),
+    })
+}

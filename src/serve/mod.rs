@@ -1,0 +1,3 @@
+//! What the daemon offers to others.
+
+pub mod control;
