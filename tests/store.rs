@@ -491,7 +491,7 @@ fn a_damaged_database_is_an_error_that_says_what_to_do_and_deletes_nothing() {
 }
 
 /// How often the writing process is killed.
-const KILLS: u64 = 12;
+const KILLS: u64 = 16;
 /// How many workers it has.
 const WORKERS: i64 = 3;
 /// The ids of one worker's people begin here.
@@ -540,7 +540,12 @@ fn killed_at_any_point_the_store_has_all_that_it_acknowledged_and_nothing_half()
     for kill in 0..KILLS {
         let mut writer = start_writer(dir.path());
         let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
-        let mut left = random.random_range(1..60);
+        // Every other time it is killed at any moment, which can be while it opens the store; else after so many
+        // acknowledgements.
+        let mut left = if kill % 2 == 1 { 0 } else { random.random_range(1..60) };
+        if left == 0 {
+            thread::sleep(Duration::from_micros(random.random_range(0..25_000)));
+        }
         while left > 0 {
             let line = lines.next().expect("the writer ended by itself").unwrap();
             left -= i32::from(take_note(&line, &mut begun, &mut recorded));
