@@ -382,9 +382,14 @@ fn a_database_from_elsewhere_is_set_aside_and_can_be_put_back() {
 #[test]
 fn a_store_whose_making_was_interrupted_is_new() {
     let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path(), FIRST));
+    let (store, _) = open(dir.path(), FIRST);
+    store.bind(&ServerPair { auth_provider: "oidc-other".to_owned(), ..pair() }).unwrap();
+    drop(store);
     fs::remove_file(dir.path().join("store.id")).unwrap();
-    assert_eq!(open(dir.path(), SECOND).1, Opened::New);
+    let (store, opened) = open(dir.path(), SECOND);
+    assert_eq!(opened, Opened::New);
+    store.bind(&pair()).unwrap();
+    drop(store);
     assert_eq!(open(dir.path(), FIRST).1, Opened::Existing);
 }
 

@@ -201,7 +201,7 @@ fn judge(expected: Option<&str>, found: Option<&str>, has_content: bool) -> Verd
     }
 }
 
-/// Gives an empty database its id and makes it the one that belongs here. sled writes a snapshot only when it opens a
+/// Gives an empty database its id and makes it the one that belongs here, tied to no servers yet. sled writes a snapshot only when it opens a
 /// database that has something in it; so it is opened once more, and from then on a missing snapshot is a loss.
 fn name(place: &Place, db: Db, trees: Trees, identity: &Identity) -> Result<(Db, Trees), Failure> {
     let mut batch = sled::Batch::default();
