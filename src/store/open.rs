@@ -146,13 +146,20 @@ fn judge(expected: Option<&str>, found: Option<&str>, has_content: bool) -> Verd
     }
 }
 
-/// Gives an empty database its id and makes it the one that belongs here. sled writes a snapshot only when it opens a
-/// database that has something in it; so it is opened once more, and from then on a missing snapshot is a loss.
+/// Gives an empty database its id and makes it the one that belongs here, tied to no servers yet.
+///
+/// sled writes a snapshot only when it opens a database that has something in it; so it is opened once more, and from
+/// then on a missing snapshot is a loss.
 fn name(place: &Place, db: Db, trees: Trees, identity: &Identity) -> Result<(Db, Trees), Failure> {
     let mut batch = sled::Batch::default();
     batch.insert(KEY_ID, encode(META, &identity.0)?);
     batch.insert(KEY_SCHEMA, encode(META, &SCHEMA)?);
-    trees.meta.apply_batch(batch).and_then(|()| db.flush()).map_err(failed("giving the new store its id"))?;
+    trees
+        .meta
+        .clear()
+        .and_then(|()| trees.meta.apply_batch(batch))
+        .and_then(|()| db.flush())
+        .map_err(failed("giving the new store its id"))?;
     drop((trees, db));
     let reopened = database(place)?;
     place.set_id(&identity.0)?;
