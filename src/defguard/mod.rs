@@ -117,6 +117,11 @@ impl Defguard {
             return Err(unusable("the address is neither http nor https")
                 .mend("Set `defguard.url` to something like `https://defguard.example.com`."));
         }
+        // They would be sent as an Authorization header of another kind.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(unusable("the address has credentials in it")
+                .mend("Take them out of `defguard.url`, and use `defguard.username` and a password file."));
+        }
         let credentials = match auth {
             Auth::Token(token) => {
                 let mut value =

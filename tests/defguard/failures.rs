@@ -135,9 +135,7 @@ async fn a_slow_server_is_not_waited_for_for_ever() {
 async fn a_server_that_is_not_there_is_told_from_one_that_cuts() {
     let server = StandIn::start().await;
     let defguard = client(&server, token("dg-x"));
-    drop(server);
-    // Only its listening socket tells that it is down.
-    tokio::task::yield_now().await;
+    server.stop().await;
     let failure = defguard.list().await.unwrap_err();
     assert_explained(&failure, FailureClass::Transient, "could not connect", "");
 }

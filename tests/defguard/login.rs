@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    defguard::{Auth, Defguard},
+    defguard::{Auth, Defguard, Options},
     domain::{FailureClass, Lookup},
     ports::{Clock, Directory},
 };
 use futures_util::future::join_all;
 use secrecy::SecretString;
 use serde_json::json;
+use url::Url;
 
 use super::{
     AUTH, LIST, as_admin, assert_explained, client, http, name, options, session,
@@ -193,10 +194,11 @@ async fn the_second_factor_is_given() {
 async fn a_code_that_would_arrive_after_its_step_is_not_sent() {
     let server = StandIn::start().await;
     let auth = with_second_factor(&server, Some(SECRET));
-    server.time().advance_to_end_of_totp_step(Duration::from_millis(150));
+    let defguard = client(&server, auth);
     // Sent at once, it would be looked at in the next step.
     server.faults().add(Fault::delay(Duration::from_millis(300)).on(VERIFY));
-    client(&server, auth).own_username().await.unwrap();
+    server.time().advance_to_end_of_totp_step(Duration::from_millis(150));
+    defguard.own_username().await.unwrap();
     assert_eq!(server.count("POST", VERIFY), 1);
 }
 
@@ -317,6 +319,19 @@ async fn credentials_that_cannot_work_are_refused_before_anything_is_sent() {
         totp_secret: Some(SecretString::from("not base32!")),
     };
     assert_explained(&refused(auth), FailureClass::Permanent, "base32", "A-Z");
+    let with_url = |url: &str| {
+        let options = Options::new(Url::parse(url).unwrap(), as_admin());
+        Defguard::new(options, http(), server.time()).unwrap_err()
+    };
+    assert_explained(
+        &with_url("ftp://defguard"),
+        FailureClass::Permanent,
+        "neither http nor https",
+        "https://",
+    );
+    let failure = with_url("http://robot:hunter2@defguard");
+    assert_explained(&failure, FailureClass::Permanent, "credentials in it", "password file");
+    assert!(!failure.to_string().contains("hunter2"));
     assert!(server.requests().is_empty());
 }
 

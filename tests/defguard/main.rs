@@ -102,7 +102,9 @@ async fn raw(
     body: Option<&str>,
 ) -> Raw {
     let url = server.url().join(path).unwrap();
-    let mut request = reqwest::Client::new().request(method.parse().unwrap(), url);
+    // Without certificates it is made in no time.
+    let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+    let mut request = client.request(method.parse().unwrap(), url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::result_large_err,
     reason = "shared by several test programs, each of which uses a part"
 )]
 

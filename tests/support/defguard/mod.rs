@@ -97,6 +97,12 @@ impl StandIn {
         Self { shared, url, server }
     }
 
+    /// Stops it, and returns when its port is closed.
+    pub async fn stop(mut self) {
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+
     /// The address, without `/api`.
     pub fn url(&self) -> Url {
         self.url.clone()
