@@ -150,6 +150,7 @@ async fn a_server_that_is_away_or_broken_is_asked_again_a_few_times() {
     let failure = adapter_with(&url, "token").identify().await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Transient);
     assert!(failure.why.contains("could not connect"), "{failure}");
+    assert!(failure.mend.unwrap().contains("whether Synapse is running"));
 }
 
 #[tokio::test]

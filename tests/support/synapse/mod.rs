@@ -3,6 +3,8 @@
 
 #![allow(
     dead_code,
+    missing_docs,
+    unreachable_pub,
     unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
