@@ -49,7 +49,7 @@ impl Synapse {
     async fn refuse_delegation(&self) -> Result<(), Failure> {
         let what = "asking who does the logins";
         let path = "/_matrix/client/v1/auth_metadata";
-        let answer = self.http.repeated(|| self.http.once(what, self.anonymous(Method::GET, path))).await?;
+        let answer = self.http.repeated(|| self.send(what, self.anonymous(Method::GET, path))).await?;
         let metadata = wire::json::<serde_json::Map<String, serde_json::Value>>(&answer);
         if answer.status == StatusCode::OK && metadata.is_ok_and(|metadata| metadata.contains_key("issuer")) {
             return Err(explain::delegated(what));
@@ -62,7 +62,7 @@ impl Synapse {
         let what = "asking whose access token ours is";
         self.http
             .repeated(|| async {
-                let answer = self.http.once(what, self.whoami_request(what)?).await?;
+                let answer = self.send(what, self.whoami_request(what)?).await?;
                 read_whoami(what, answer)
             })
             .await
@@ -91,7 +91,7 @@ impl Synapse {
         let is: wire::IsAdmin = self
             .http
             .repeated(|| async {
-                let answer = self.http.once(what, self.request(Method::GET, &path)).await?;
+                let answer = self.send(what, self.request(Method::GET, &path)).await?;
                 // Under MAS this path does not exist, while Synapse's version says that it does.
                 if answer.status == StatusCode::NOT_FOUND && wire::errcode_is(&answer, "M_UNRECOGNIZED") {
                     return Err(explain::delegated(what));
@@ -108,7 +108,7 @@ impl Synapse {
         let what = "asking whether registration is open";
         let ask = || {
             let request = self.anonymous(Method::POST, "/_matrix/client/v3/register");
-            self.http.once(what, request.json(&serde_json::json!({})))
+            self.send(what, request.json(&serde_json::json!({})))
         };
         match self.http.repeated(ask).await {
             Ok(answer) => {

@@ -100,11 +100,16 @@ impl Synapse {
         self.http.client().request(method, format!("{}{path}", self.base))
     }
 
+    /// Sends a request one time; an answer of any status is a success.
+    async fn send(&self, what: &str, request: RequestBuilder) -> Result<Answer, Failure> {
+        self.http.once(what, request).await.map_err(explain::unanswered)
+    }
+
     /// Asks for something, a few times if need be; whatever is not a 200 of the right shape is a failure.
     async fn ask<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, Failure> {
         self.http
             .repeated(|| async {
-                let answer = self.http.once(what, self.request(Method::GET, path)).await?;
+                let answer = self.send(what, self.request(Method::GET, path)).await?;
                 expect_ok(what, &answer)
             })
             .await
@@ -114,7 +119,7 @@ impl Synapse {
     async fn look_up<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<Option<T>, Failure> {
         self.http
             .repeated(|| async {
-                let answer = self.http.once(what, self.request(Method::GET, path)).await?;
+                let answer = self.send(what, self.request(Method::GET, path)).await?;
                 if answer.status == StatusCode::NOT_FOUND && wire::errcode_is(&answer, "M_NOT_FOUND") {
                     return Ok(None);
                 }
@@ -142,7 +147,7 @@ impl Synapse {
     async fn write(&self, what: &str, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         let server = self.server_name().await?;
         let request = self.request(Method::PUT, &account_path(mxid)).json(&wire::body(patch));
-        let answer = self.http.once(what, request).await?;
+        let answer = self.send(what, request).await?;
         let created = match answer.status {
             StatusCode::CREATED => true,
             StatusCode::OK => false,

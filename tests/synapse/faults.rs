@@ -195,3 +195,13 @@ async fn synapse_goes_down_and_comes_back() {
     assert!(synapse.list().await.unwrap().contains_key(&account));
     assert_eq!(synapse.find_by_external_id(&login("fault-down")).await, Lookup::Found(account));
 }
+
+#[tokio::test]
+async fn a_synapse_for_tests_ends_with_the_process_that_started_it_and_leaves_nothing() {
+    let server = Synapse::start(Options::default()).await.unwrap();
+    let config = server.config_file();
+    assert!(config.exists());
+    server.let_go();
+    assert!(!config.parent().unwrap().exists());
+    assert!(tokio::net::TcpStream::connect(server.url().trim_start_matches("http://")).await.is_err());
+}

@@ -1,11 +1,16 @@
 use std::time::Duration;
 
-use defguard_synapse_sync::{domain::FailureClass, ports::Homeserver as _};
+use defguard_synapse_sync::{
+    domain::FailureClass,
+    http::HttpOptions,
+    ports::Homeserver as _,
+    synapse::{Options, Synapse},
+};
 use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    adapter, adapter_with, matrix_error, mxid, open, proxied,
+    Proxy, adapter, adapter_with, matrix_error, mxid, open, proxied,
     support::{
         proxy::{any, on},
         synapse::{VERSION, shared, user_path},
@@ -87,24 +92,6 @@ async fn an_admin_who_is_locked_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_synapse_that_leaves_accounts_to_mas_is_refused() {
-    let (synapse, proxy) = proxied().await;
-    let metadata =
-        json!({ "issuer": "https://mas.example.org/", "token_endpoint": "https://mas.example.org/t" });
-    let rule = proxy.answer(on(Method::GET, "/_matrix/client/v1/auth_metadata"), 200, metadata);
-    let by_metadata = synapse.identify().await.unwrap_err();
-    proxy.remove(rule);
-    let gone = matrix_error("M_UNRECOGNIZED", "Unrecognized request");
-    proxy.answer(on(Method::GET, "/admin/v1/users/@admin:sync.test/admin"), 404, gone);
-    let by_missing_path = synapse.identify().await.unwrap_err();
-    for failure in [by_metadata, by_missing_path] {
-        assert_eq!(failure.class, FailureClass::Permanent);
-        assert!(failure.why.contains("MAS"), "{failure}");
-        assert!(failure.mend.is_some());
-    }
-}
-
-#[tokio::test]
 async fn a_synapse_too_old_is_refused_with_the_version_that_is_needed_and_why() {
     let (synapse, proxy) = proxied().await;
     let version = on(Method::GET, "/_synapse/admin/v1/server_version");
@@ -163,6 +150,7 @@ async fn a_server_that_is_away_or_broken_is_asked_again_a_few_times() {
     let failure = adapter_with(&url, "token").identify().await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Transient);
     assert!(failure.why.contains("could not connect"), "{failure}");
+    assert!(failure.mend.unwrap().contains("whether Synapse is running"));
 }
 
 #[tokio::test]
@@ -178,15 +166,11 @@ async fn the_server_name_is_asked_once() {
 #[tokio::test]
 async fn a_slow_answer_is_given_up() {
     let shared = shared().await;
-    let proxy = crate::Proxy::start(&shared.url()).await;
-    let synapse = defguard_synapse_sync::synapse::Synapse::new(defguard_synapse_sync::synapse::Options {
+    let proxy = Proxy::start(&shared.url()).await;
+    let synapse = Synapse::new(Options {
         url: proxy.url().parse().unwrap(),
         token: shared.admin_token().to_owned().into(),
-        http: defguard_synapse_sync::http::HttpOptions {
-            timeout: Duration::from_millis(50),
-            tries: 1,
-            ..defguard_synapse_sync::http::HttpOptions::default()
-        },
+        http: HttpOptions { timeout: Duration::from_millis(50), tries: 1, ..HttpOptions::default() },
     })
     .unwrap();
     let _held = proxy.hold_before(any());

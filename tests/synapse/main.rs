@@ -4,6 +4,7 @@
 
 mod faults;
 mod identify;
+mod mas;
 mod reads;
 mod traps;
 mod writes;

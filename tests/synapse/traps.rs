@@ -201,7 +201,7 @@ async fn a_limited_display_name_is_waited_out() {
     let (synapse, proxy) = proxied().await;
     let account = mxid("trap-limited");
     synapse.put(&account, &AccountPatch::default()).await.unwrap();
-    limit(&account).await;
+    limit(&account, 2).await;
     for n in 0..4 {
         let name = format!("Name {n}");
         assert_eq!(
@@ -218,7 +218,7 @@ async fn a_limit_in_the_middle_of_a_larger_write_is_handed_on() {
     let (synapse, proxy) = proxied().await;
     let account = mxid("trap-half-limited");
     synapse.put(&account, &AccountPatch::default()).await.unwrap();
-    limit(&account).await;
+    limit(&account, 1).await;
     let path = user_path(account.as_str());
     let mut tries = 0;
     while shared().await.admin_put(&path, &json!({ "displayname": "Used up" })).await.status != 429 {
@@ -248,8 +248,8 @@ async fn a_limit_in_the_middle_of_a_larger_write_is_handed_on() {
 }
 
 /// Gives an account a small message rate, so that its limit is reached and over soon.
-async fn limit(account: &Mxid) {
+async fn limit(account: &Mxid, per_second: u32) {
     let path = format!("/_synapse/admin/v1/users/{account}/override_ratelimit");
-    let body = json!({ "messages_per_second": 4, "burst_count": 1 });
+    let body = json!({ "messages_per_second": per_second, "burst_count": 1 });
     assert_eq!(shared().await.admin_post(&path, &body).await.status, 200);
 }

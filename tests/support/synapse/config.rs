@@ -20,6 +20,8 @@ pub struct Options {
     pub server_name: String,
     /// Whether anybody may register an account.
     pub enable_registration: bool,
+    /// Whether to make the admin `admin`; Synapse cannot make one where it leaves accounts to MAS.
+    pub admin: bool,
     /// The entry of `oidc_providers`.
     pub oidc_provider: Option<Value>,
     /// Further keys of homeserver.yaml; they take the place of the ones here.
@@ -33,6 +35,7 @@ impl Default for Options {
         Self {
             server_name: "sync.test".to_owned(),
             enable_registration: false,
+            admin: true,
             oidc_provider: Some(defguard_provider("http://127.0.0.1:9", "synapse", "secret")),
             extra: Map::new(),
             progress: None,

@@ -3,6 +3,8 @@
 
 #![allow(
     dead_code,
+    missing_docs,
+    unreachable_pub,
     unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -119,8 +121,10 @@ impl Synapse {
                 Err(why) => return Err(why),
             }
         }
-        synapse.admin = synapse.register("admin", true).await?;
-        synapse.wait_for_background_updates().await?;
+        if options.admin {
+            synapse.admin = synapse.register("admin", true).await?;
+            synapse.wait_for_background_updates().await?;
+        }
         tell("Synapse is ready");
         Ok(synapse)
     }
@@ -172,6 +176,14 @@ impl Synapse {
     pub fn stop(&self) {
         if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Ends Synapse as the end of this process would: it notices by itself, and removes its data.
+    pub fn let_go(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            // Waiting closes the pipe.
             let _ = child.wait();
         }
     }
