@@ -18,8 +18,8 @@ use defguard_synapse_sync::{
         Applied, Backoff, Change, DefguardId, Entry, Failure, FailureClass, Instance, Intent, Link, Mxid,
         Peer, RunId, RunRecord, ServerName, Subject, Username,
     },
-    ports::{JournalFilter, Outcome, Store as _},
-    store::{Identity, Opened, ServerPair, SledStore},
+    ports::{ServerPair, JournalFilter, Outcome, Store as _},
+    store::{Identity, Opened, SledStore},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
@@ -46,7 +46,6 @@ fn link(id: i64) -> Link {
         subject: Some(Subject::new(format!("person{id}"))),
         mxid: mxid(id),
         applied: Applied { display_name: Some(format!("Person Nr. {id}")), email: None },
-        since: at(id),
     }
 }
 
@@ -60,6 +59,7 @@ fn intent(id: i64) -> Intent {
         begun: at(id),
         creates: BTreeMap::from([(DefguardId(id), mxid(id))]),
         moves: BTreeSet::new(),
+        pending: Vec::new(),
     }
 }
 
@@ -100,7 +100,8 @@ fn outcome(id: i64) -> Outcome {
             entry(id, 1, id, Change::DisplayName { before: None, after: Some(format!("Person Nr. {id}")) }),
         ],
         backoff: BTreeMap::from([(DefguardId(id), None), (DefguardId(id + 1), Some(backoff(1)))]),
-        finished: Some(DefguardId(id)),
+        finished: BTreeSet::from([DefguardId(id)]),
+        ..Outcome::default()
     }
 }
 

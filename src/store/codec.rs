@@ -112,9 +112,8 @@ mod tests {
             any::<Option<String>>(),
             mxid(),
             any::<(Option<String>, bool)>(),
-            time(),
         )
-            .prop_map(|(id, username, subject, mxid, (display_name, email), since)| Link {
+            .prop_map(|(id, username, subject, mxid, (display_name, email))| Link {
                 id: DefguardId(id),
                 username: Username::new(username),
                 subject: subject.map(Subject::new),
@@ -125,7 +124,6 @@ mod tests {
                         .flatten(),
                 },
                 mxid,
-                since,
             })
     }
 

@@ -1,0 +1,141 @@
+//! The arguments of all verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where the config is if nothing else is said.
+pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
+
+/// Keeps the accounts of a Synapse homeserver in step with the people in Defguard.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// The config file
+    #[arg(long, short, global = true, env = "DEFGUARD_SYNAPSE_SYNC_CONFIG", default_value = CONFIG, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Print JSON for programs instead of tables for people
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the daemon: sync by the schedule in the config until SIGTERM or Ctrl-C
+    Run,
+    /// Bring accounts in step now, those of everybody or of single people
+    Sync(Sync),
+    /// Show what a sync would do, and change nothing
+    Plan(Plan),
+    /// Explain one person: who they are, what each template gives, which account, what would be done and why
+    Explain(Explain),
+    /// Say that an account is a person's
+    Link(Link),
+    /// Say that a person's account is not theirs any more
+    Unlink(Unlink),
+    /// Show how things are: links, conflicts, failures, the last runs
+    Status,
+    /// Show what was done, with what was there before
+    Journal(Journal),
+    /// Show what the templates make of claims that are read from standard input
+    Render(Render),
+    /// Check the config, both servers, our rights there, and the templates on every person
+    Check,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Sync {
+    /// Only these people: username, `#` and number in Defguard, or MXID
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// Decide only, change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Read every owned account and repair what the list of accounts does not show
+    #[arg(long)]
+    pub(super) full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// Only these people: username, `#` and number in Defguard, or MXID
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// Plan a full pass
+    #[arg(long)]
+    pub(super) full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// Username, `#` and number in Defguard, or MXID
+    #[arg(value_name = "USER")]
+    pub(super) person: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Link {
+    /// Username, or `#` and number in Defguard
+    #[arg(value_name = "USER")]
+    pub(super) person: String,
+    /// The account, such as @alice:example.org
+    pub(super) mxid: String,
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Unlink {
+    /// Username, `#` and number in Defguard, or MXID
+    #[arg(value_name = "USER")]
+    pub(super) person: String,
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Journal {
+    /// Only for this person: username, `#` and number in Defguard, or MXID
+    #[arg(value_name = "USER")]
+    pub(super) person: Option<String>,
+    /// Only what this run did
+    #[arg(long, value_name = "RUN")]
+    pub(super) run: Option<u64>,
+    /// The newest so many lines
+    #[arg(long, short = 'n', default_value_t = 50, value_name = "LINES")]
+    pub(super) limit: usize,
+}
+
+/// The templates come from the config, or from `--homeserver-config`, or from the four template options, of which a
+/// missing one is Synapse's default.
+#[derive(Debug, Args)]
+pub(super) struct Render {
+    /// Take the templates from the homeserver's own YAML: a file, or a directory of files; can be given several times
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subject_template", "localpart_template", "display_name_template", "email_template"])]
+    pub(super) homeserver_config: Vec<PathBuf>,
+    /// The template of the subject
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) subject_template: Option<String>,
+    /// The template of the localpart
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) localpart_template: Option<String>,
+    /// The template of the display name
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) display_name_template: Option<String>,
+    /// The template of the e-mail address
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) email_template: Option<String>,
+    /// Leave out the fields that Defguard's people have beside Synapse's claims
+    #[arg(long)]
+    pub(super) claims_only: bool,
+}

@@ -1,0 +1,130 @@
+//! Writing to the terminal: tables, JSON, complaints, progress.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::{config::Finding, domain::Failure, engine::Progress};
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Partly = 3,
+    Unusable = 5,
+}
+
+impl Exit {
+    pub(super) fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Done,
+            2 => Self::Usage,
+            3 => Self::Partly,
+            5 => Self::Unusable,
+            _ => Self::Failed,
+        }
+    }
+
+    /// How the program ends because of a failure.
+    pub(super) fn of(failure: &Failure) -> Self {
+        match failure.peer {
+            crate::domain::Peer::Store => Self::Failed,
+            _ => Self::Unusable,
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away is no error of ours.
+pub(super) fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
+}
+
+/// Writes to standard error.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// Writes JSON, indented.
+pub(super) fn say_json<T: Serialize>(value: &T) -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        complain(&format!("the answer cannot be written as JSON: {error}"));
+        Exit::Failed
+    })?;
+    say(&text);
+    Ok(())
+}
+
+/// Says what failed and what to do about it.
+pub(super) fn complain_failure(failure: &Failure) -> Exit {
+    complain(&format!("error: {failure}"));
+    if let Some(mend) = &failure.mend {
+        complain(&format!("  → {mend}"));
+    }
+    Exit::of(failure)
+}
+
+/// Shows findings on standard error.
+pub(super) fn complain_findings(findings: &[Finding]) {
+    for finding in findings {
+        complain(&finding.to_string());
+    }
+}
+
+/// A table that fits the terminal.
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    if !io::stdout().is_terminal() {
+        table.set_width(140);
+    }
+    table
+}
+
+/// A time for people, to the second.
+pub(super) fn moment(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer.
+pub(super) fn ask(question: &str) -> bool {
+    if !io::stdin().is_terminal() {
+        complain("nobody can be asked here: give --yes to do it");
+        return false;
+    }
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// A bar on the terminal, shown only if standard error is one.
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(super) fn new() -> Arc<Self> {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta}") {
+            bar.set_style(style);
+        }
+        Arc::new(Self(bar))
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn step(&self, done: usize, total: usize) {
+        self.0.set_length(total as u64);
+        self.0.set_position(done as u64);
+    }
+}
