@@ -5,14 +5,15 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{DefguardAuth, Finding, Globs, Settings, TemplateTexts},
+    config::{DefguardAuth, Finding, Globs, Settings, TemplateText, TemplateTexts},
     defguard::{self, Defguard},
-    domain::{Failure, Username},
+    domain::{Failure, MappedField, Username},
     engine::{self, Engine, Mapper},
     http::HttpOptions,
     mapping::{Purpose, Scopes, TemplateSources, Templates},
     ports::{Clock, Directory, Homeserver, Store},
     reconcile::Scope,
+    schedule::Timetable,
     store::{Identity, Opened, SledStore},
     synapse::{self, Synapse},
 };
@@ -59,30 +60,39 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
         ..HttpOptions::default()
     };
-    let options = synapse::Options { url: settings.synapse.url.clone(), token: settings.synapse.token.clone(), http };
+    let options =
+        synapse::Options { url: settings.synapse.url.clone(), token: settings.synapse.token.clone(), http };
     Ok(Arc::new(Synapse::new(options)?))
 }
 
-/// Compiles the templates. Every template that cannot be done is a finding at the place where it is written.
-pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
-    let text = |text: &Option<crate::config::TemplateText>| text.as_ref().map(|text| text.text.clone());
-    let sources = TemplateSources {
+/// The bare texts of the templates.
+pub fn sources(texts: &TemplateTexts) -> TemplateSources {
+    let text = |text: &Option<TemplateText>| text.as_ref().map(|text| text.text.clone());
+    TemplateSources {
         subject: Some(texts.subject.text.clone()),
         localpart: text(&texts.localpart),
         display_name: text(&texts.display_name),
         email: text(&texts.email),
-    };
-    Templates::compile(&sources, Purpose::Sync).map_err(|problems| {
+    }
+}
+
+/// Compiles the templates. Every template that cannot be done is a finding at the place where it is written.
+pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
+    Templates::compile(&sources(texts), Purpose::People).map_err(|problems| {
         problems
             .into_iter()
             .map(|problem| {
                 let place = match problem.field {
-                    crate::domain::MappedField::Subject => Some(&texts.subject),
-                    crate::domain::MappedField::Localpart => texts.localpart.as_ref(),
-                    crate::domain::MappedField::DisplayName => texts.display_name.as_ref(),
-                    crate::domain::MappedField::Email => texts.email.as_ref(),
+                    MappedField::Subject => Some(&texts.subject),
+                    MappedField::Localpart => texts.localpart.as_ref(),
+                    MappedField::DisplayName => texts.display_name.as_ref(),
+                    MappedField::Email => texts.email.as_ref(),
                 };
-                place.unwrap_or(&texts.subject).at.error(problem.why(), problem.mend())
+                let mend = problem
+                    .instead
+                    .clone()
+                    .unwrap_or_else(|| "Write it in another way, and in homeserver.yaml too.".to_owned());
+                place.unwrap_or(&texts.subject).at.error(problem.why.clone(), mend)
             })
             .collect()
     })
@@ -114,7 +124,8 @@ pub fn options(settings: &Settings) -> engine::Options {
         display_name: settings.accounts.display_name,
         email: settings.accounts.email,
         scope: Scope {
-            include_groups: (!settings.scope.include_groups.is_empty()).then(|| set(&settings.scope.include_groups)),
+            include_groups: (!settings.scope.include_groups.is_empty())
+                .then(|| set(&settings.scope.include_groups)),
             exclude_groups: set(&settings.scope.exclude_groups),
             exclude_users: set(&settings.scope.exclude_users),
             require_enrolled: settings.scope.require_enrolled,
@@ -143,4 +154,13 @@ pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) 
         mapper(templates, &settings.defguard.scopes),
         options(settings),
     ))
+}
+
+/// When the daemon runs.
+pub fn timetable(settings: &Settings) -> Timetable {
+    Timetable {
+        frequent: settings.schedule.sync.clone(),
+        full: Some(settings.schedule.full.clone()),
+        jitter: TimeDelta::from_std(settings.schedule.jitter).unwrap_or_default(),
+    }
 }

@@ -17,10 +17,10 @@ use crate::{
     engine::{
         Engine, Progress, RunReport, RunRequest,
         queue::{Consumer, Queue, queue},
-        schedule::Timetable,
     },
     ports::Clock,
     reconcile::Pass,
+    schedule::Timetable,
     serve::control::{Executor, Socket},
 };
 
@@ -103,7 +103,13 @@ impl Executor for Shared {
 
 impl Daemon {
     /// Puts a daemon together; `draw` gives the part of the jitter to take, 0 to 1.
-    pub fn new(engine: Engine, clock: Arc<dyn Clock>, timetable: Timetable, catch_up: bool, draw: fn() -> f64) -> Self {
+    pub fn new(
+        engine: Engine,
+        clock: Arc<dyn Clock>,
+        timetable: Timetable,
+        catch_up: bool,
+        draw: fn() -> f64,
+    ) -> Self {
         Self { engine: Arc::new(engine), clock, timetable, catch_up, draw }
     }
 
@@ -133,7 +139,12 @@ impl Daemon {
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
-            Failure::new(Peer::Store, FailureClass::Permanent, "working", format!("the worker broke down: {error}"))
+            Failure::new(
+                Peer::Store,
+                FailureClass::Permanent,
+                "working",
+                format!("the worker broke down: {error}"),
+            )
         })
     }
 

@@ -12,6 +12,7 @@ pub mod http;
 pub mod mapping;
 pub mod ports;
 pub mod reconcile;
+pub mod schedule;
 pub mod serve;
 pub mod store;
 pub mod synapse;

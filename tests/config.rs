@@ -11,8 +11,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use defguard_synapse_sync::{
-    config::{self, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml, parse_cron},
-    domain::{FieldPolicy, OnConflict},
+    config::{self, DefguardAuth, Environment, Finding, LogFormat, Settings, homeserver_yaml},
+    domain::{CreateMode, FieldPolicy, OnConflict},
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
@@ -351,31 +351,6 @@ fn patterns_fit_whole_names_and_mind_the_case() {
         assert_eq!(groups.matches(name), fits, "{name}");
     }
     assert!(settings.scope.exclude_users.is_empty() && !settings.scope.exclude_users.matches(""));
-}
-
-#[test]
-fn cron_expressions_have_five_six_or_seven_fields() {
-    for (good, source) in [
-        ("*/5 * * * *", "0 */5 * * * *"),
-        ("0 30 9 * * Mon-Fri", "0 30 9 * * Mon-Fri"),
-        ("0 0 3 1 Jan * 2030", "0 0 3 1 Jan * 2030"),
-        ("@daily", "@daily"),
-    ] {
-        assert_eq!(parse_cron(good).unwrap().source(), source);
-    }
-    for (bad, why) in [
-        ("* * * *", "this one has 4"),
-        ("", "this one has 0"),
-        ("0 3 * * 0", "there is no 0"),
-        ("0 3 * * 5,0", "there is no 0"),
-        ("0 3 * * 0-4", "there is no 0"),
-        ("61 * * * *", "no cron expression"),
-        ("*/0 * * * *", "no cron expression"),
-        ("a b c d e", "no cron expression"),
-    ] {
-        let problem = parse_cron(bad).unwrap_err();
-        assert!(problem.contains(why), "{bad}: {problem}");
-    }
 }
 
 #[test]
@@ -789,11 +764,6 @@ proptest! {
         if let Err(findings) = config::check(&text, Path::new("x"), &Environment::empty(), now()) {
             prop_assert!(!show(&findings).contains(MARK) || path_like(&before, &key), "{text}\n{}", show(&findings));
         }
-    }
-
-    #[test]
-    fn no_cron_expression_makes_the_reader_panic(text in "[-0-9*/, ?A-Za-z@]{0,40}") {
-        let _ = parse_cron(&text);
     }
 
     #[test]

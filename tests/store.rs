@@ -18,7 +18,7 @@ use defguard_synapse_sync::{
         Applied, Backoff, Change, DefguardId, Entry, Failure, FailureClass, Instance, Intent, Link, Mxid,
         Peer, RunId, RunRecord, ServerName, Subject, Username,
     },
-    ports::{ServerPair, JournalFilter, Outcome, Store as _},
+    ports::{JournalFilter, Outcome, ServerPair, Store as _},
     store::{Identity, Opened, SledStore},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};

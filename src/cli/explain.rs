@@ -39,7 +39,10 @@ pub(super) fn show(explanation: &Explanation) -> String {
     let mut text = String::new();
     let report = &explanation.report;
     let named = |id: &DefguardId| {
-        explanation.usernames.get(id).map_or_else(|| format!("#{id}"), |username| format!("{username} (#{id})"))
+        explanation
+            .usernames
+            .get(id)
+            .map_or_else(|| format!("#{id}"), |username| format!("{username} (#{id})"))
     };
     let _ = writeln!(text, "{} is #{} in Defguard.", report.username, report.id);
     match &explanation.person {
@@ -79,10 +82,15 @@ pub(super) fn show(explanation: &Explanation) -> String {
     }
     if !explanation.together_with.is_empty() {
         let others: Vec<String> = explanation.together_with.iter().map(named).collect();
-        let _ = writeln!(text, "  in one go with {}, since something changes hands between them", others.join(", "));
+        let _ = writeln!(
+            text,
+            "  in one go with {}, since something changes hands between them",
+            others.join(", ")
+        );
     }
     for conflict in &report.conflicts {
-        let others: Vec<String> = conflict.others().iter().filter(|id| **id != report.id).map(named).collect();
+        let others: Vec<String> =
+            conflict.others().iter().filter(|id| **id != report.id).map(named).collect();
         let _ = writeln!(text, "\nWhat stands in the way\n  {conflict}.");
         if !others.is_empty() {
             let _ = writeln!(text, "  The others are {}.", others.join(", "));
@@ -117,7 +125,11 @@ fn who(text: &mut String, person: &Person) {
     let _ = writeln!(text, "  name          {:?}", person.name);
     let _ = writeln!(text, "  e-mail        {:?}", person.email);
     let groups: Vec<&str> = person.groups.iter().map(String::as_str).collect();
-    let _ = writeln!(text, "  groups        {}", if groups.is_empty() { "none".to_owned() } else { groups.join(", ") });
+    let _ = writeln!(
+        text,
+        "  groups        {}",
+        if groups.is_empty() { "none".to_owned() } else { groups.join(", ") }
+    );
     let state = match (person.is_active, person.enrolled) {
         (false, _) => "disabled",
         (true, false) => "active, has not finished enrolment",
@@ -137,7 +149,9 @@ fn verdict(state: State) -> &'static str {
         State::Disabled => "Nothing: they are disabled in Defguard, and somebody disabled gets no account.",
         State::OutOfScope => "Nothing: they are not among those whom the sync concerns.",
         State::Withheld => "Nothing: it could not be decided now.",
-        State::Postponed => "Nothing yet: it failed lately and is tried again later; `sync USER` tries at once.",
+        State::Postponed => {
+            "Nothing yet: it failed lately and is tried again later; `sync USER` tries at once."
+        }
         State::Failed => "Nothing: their account could not be looked at.",
     }
 }

@@ -15,7 +15,9 @@ use crate::{
 pub(super) async fn journal(global: &Global, verb: &arguments::Journal) -> Result<Exit, Exit> {
     let command =
         Command::Journal { run: verb.run.map(RunId), person: verb.person.clone(), limit: Some(verb.limit) };
-    let Answer::Journal { entries, usernames } = answer(global, &command).await? else { return Err(unexpected()) };
+    let Answer::Journal { entries, usernames } = answer(global, &command).await? else {
+        return Err(unexpected());
+    };
     if global.json {
         say_json(&entries)?;
         return Ok(Exit::Done);

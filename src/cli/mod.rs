@@ -23,6 +23,8 @@ use self::{
     output::Exit,
 };
 
+pub use self::sync::show as show_report;
+
 /// Reads the arguments, does what they say and gives the exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -7,13 +7,17 @@ use super::{
     output::{Exit, complain_failure},
     session,
 };
-use crate::{assemble::{SystemClock, timetable}, daemon::Daemon};
+use crate::{
+    assemble::{SystemClock, timetable},
+    daemon::Daemon,
+};
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
     let (settings, templates) = session::load(&global.config)?;
     session::log(&settings, true);
     let engine = session::engine(&settings, templates)?;
-    let daemon = Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
+    let daemon =
+        Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
     match daemon.run(&settings.control.socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),

@@ -21,10 +21,11 @@ use crate::{
 
 /// Loads the config and compiles its templates; shows every finding.
 pub(super) fn load(path: &Path) -> Result<(Settings, Templates), Exit> {
-    let (settings, warnings) = config::load(path, &Environment::of_process(), SystemClock.now()).map_err(|findings| {
-        complain_findings(&findings);
-        Exit::Usage
-    })?;
+    let (settings, warnings) =
+        config::load(path, &Environment::of_process(), SystemClock.now()).map_err(|findings| {
+            complain_findings(&findings);
+            Exit::Usage
+        })?;
     complain_findings(&warnings);
     let templates = assemble::templates(&settings.templates).map_err(|findings| {
         complain_findings(&findings);
@@ -37,8 +38,9 @@ pub(super) fn load(path: &Path) -> Result<(Settings, Templates), Exit> {
 /// says otherwise.
 pub(super) fn log(settings: &Settings, daemon: bool) {
     let level = if daemon { settings.log.level } else { tracing::Level::WARN };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,defguard_synapse_sync={}", level.as_str().to_lowercase())));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(format!("warn,defguard_synapse_sync={}", level.as_str().to_lowercase()))
+    });
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log.format {
         LogFormat::Json => builder.json().init(),
@@ -105,6 +107,8 @@ pub(super) async fn answer(global: &Global, command: &Command) -> Result<Answer,
 
 /// The daemon gave another kind of answer than was asked for.
 pub(super) fn unexpected() -> Exit {
-    complain("error: the daemon gave an answer of another kind; use the same version of the program as the daemon");
+    complain(
+        "error: the daemon gave an answer of another kind; use the same version of the program as the daemon",
+    );
     Exit::Failed
 }

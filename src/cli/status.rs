@@ -47,7 +47,11 @@ pub(super) fn show(status: &Status) -> String {
         status.failing.len()
     );
     if status.unfinished > 0 {
-        let _ = writeln!(text, "{} groups of people were left unfinished; the next run goes on with them.", status.unfinished);
+        let _ = writeln!(
+            text,
+            "{} groups of people were left unfinished; the next run goes on with them.",
+            status.unfinished
+        );
     }
     if !status.conflicts.is_empty() {
         let mut conflicts = table(["person", "since", "what stands in the way", "what to do"]);

@@ -25,7 +25,9 @@ pub(super) async fn plan(global: &Global, verb: &Plan) -> Result<Exit, Exit> {
 }
 
 async fn go(global: &Global, request: RunRequest) -> Result<Exit, Exit> {
-    let Answer::Run(report) = answer(global, &Command::Sync(request)).await? else { return Err(unexpected()) };
+    let Answer::Run(report) = answer(global, &Command::Sync(request)).await? else {
+        return Err(unexpected());
+    };
     if global.json {
         say_json(&report)?;
     } else {
@@ -41,7 +43,7 @@ async fn go(global: &Global, request: RunRequest) -> Result<Exit, Exit> {
 }
 
 /// A run for people: whom it changed, whom it could not help, and the sum.
-pub(super) fn show(report: &RunReport) -> String {
+pub fn show(report: &RunReport) -> String {
     let mut text = String::new();
     let done = if report.dry_run { "would do" } else { "done" };
     let mut changed = table(["person", "account", done]);
@@ -104,7 +106,9 @@ fn did(report: &RunReport, person: &PersonReport) -> Vec<String> {
     if report.dry_run {
         let steps: Vec<String> = person.steps.iter().map(|step| step.0.clone()).collect();
         return match person.state {
-            State::Relink if steps.is_empty() => vec!["find the link again by the ownership marker".to_owned()],
+            State::Relink if steps.is_empty() => {
+                vec!["find the link again by the ownership marker".to_owned()]
+            }
             _ => steps,
         };
     }

@@ -5,7 +5,6 @@
 //! finding and in no `Debug`.
 
 mod check;
-mod cron_text;
 mod environment;
 mod finding;
 pub mod homeserver_yaml;
@@ -18,7 +17,6 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-pub use cron_text::{CronText, parse_cron};
 pub use environment::Environment;
 pub use finding::{Finding, Level, Place};
 pub use settings::{

@@ -7,8 +7,11 @@ use globset::GlobSet;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{cron_text::CronText, finding::Place};
-use crate::domain::{CreateMode, FieldPolicy, Instance, OnConflict, ServerName, Username};
+use super::finding::Place;
+use crate::{
+    domain::{CreateMode, FieldPolicy, Instance, OnConflict, ServerName, Username},
+    schedule::Cron,
+};
 
 /// The whole config, checked. Only [`super::check`] makes one.
 #[derive(Debug, Clone)]
@@ -183,9 +186,9 @@ pub struct AccountSettings {
 #[derive(Debug, Clone)]
 pub struct ScheduleSettings {
     /// When the list of people is compared with what is known.
-    pub sync: CronText,
+    pub sync: Cron,
     /// When every owned account is read and repaired.
-    pub full: CronText,
+    pub full: Cron,
     /// The time zone of both expressions.
     pub timezone: Tz,
     /// The longest random delay of a run, so that many servers do not start at once.

@@ -63,12 +63,12 @@ impl Engine {
         let enough = CancellationToken::new();
         let in_a_row = AtomicUsize::new(0);
         let (enough, in_a_row) = (&enough, &in_a_row);
-        let mut results = stream::iter(groups)
+        let mut results = stream::iter(groups.iter().cloned())
             .map(|group| async move {
                 if enough.is_cancelled() || self.stop.is_cancelled() {
-                    return (group, Ok(None));
+                    return (group.key, Ok(None));
                 }
-                let done = self.group(seen, group, run).await;
+                let done = self.group(seen, &group, run).await;
                 if let Ok(done) = &done {
                     match &done.failed {
                         Some((_, failure)) if failure.class == FailureClass::Unauthorised => enough.cancel(),
@@ -80,18 +80,18 @@ impl Engine {
                         _ => in_a_row.store(0, Ordering::Relaxed),
                     }
                 }
-                (group, done.map(Some))
+                (group.key, done.map(Some))
             })
             .buffer_unordered(self.options.concurrency.max(1));
         let mut applied = Applied::default();
         let mut last_failure = None;
         let mut count = 0;
-        while let Some((group, result)) = results.next().await {
+        while let Some((key, result)) = results.next().await {
             let Some(done) = result? else { continue };
             if let Some((_, failure)) = &done.failed {
                 last_failure = Some(failure.clone());
             }
-            applied.groups.insert(group.key, done);
+            applied.groups.insert(key, done);
             count += 1;
             progress.step(count, groups.len());
         }

@@ -200,7 +200,12 @@ fn standoff(
     }
     let since =
         before.filter(|before| before.conflicts == person.conflicts).map_or(now, |before| before.since);
-    Some(Standoff { username: username.clone(), conflicts: person.conflicts.clone(), fingerprint: person.fingerprint.clone(), since })
+    Some(Standoff {
+        username: username.clone(),
+        conflicts: person.conflicts.clone(),
+        fingerprint: person.fingerprint.clone(),
+        since,
+    })
 }
 
 fn people_reports(

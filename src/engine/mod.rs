@@ -10,7 +10,6 @@ mod cycle;
 mod gather;
 pub mod queue;
 mod report;
-pub mod schedule;
 mod write;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

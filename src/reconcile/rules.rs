@@ -59,6 +59,11 @@ impl fmt::Display for OutOfScope {
 }
 
 impl Scope {
+    /// Whether the sync concerns the person.
+    pub fn includes(&self, person: &Person) -> bool {
+        self.leaves_out(person).is_none()
+    }
+
     /// Why the person is left out, or `None` if they are in scope.
     pub(super) fn leaves_out(&self, person: &Person) -> Option<OutOfScope> {
         if self.own_username.as_ref() == Some(&person.username) {

@@ -55,10 +55,17 @@ impl Socket {
     /// that answers is another daemon, which is refused.
     pub async fn bind(path: &Path) -> Result<Self, Failure> {
         let failed = |why: String| {
-            Failure::new(Peer::Store, FailureClass::Permanent, format!("binding the control socket {}", path.display()), why)
+            Failure::new(
+                Peer::Store,
+                FailureClass::Permanent,
+                format!("binding the control socket {}", path.display()),
+                why,
+            )
         };
         if UnixStream::connect(path).await.is_ok() {
-            return Err(failed("a daemon answers there already".to_owned()).mend("stop the other daemon first"));
+            return Err(
+                failed("a daemon answers there already".to_owned()).mend("stop the other daemon first")
+            );
         }
         let io = |error: io::Error| {
             failed(error.to_string())
@@ -82,7 +89,11 @@ impl Socket {
     }
 
     /// Serves until `stop` is over.
-    pub async fn serve(mut self, executor: Arc<dyn Executor>, stop: impl Future<Output = ()> + Send + 'static) {
+    pub async fn serve(
+        mut self,
+        executor: Arc<dyn Executor>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) {
         let Some(listener) = self.listener.take() else { return };
         let router = Router::new()
             .route("/command", post(command))
@@ -111,7 +122,10 @@ impl Progress for Lines {
     }
 }
 
-async fn command(State(executor): State<Arc<dyn Executor>>, Json(command): Json<Command>) -> impl IntoResponse {
+async fn command(
+    State(executor): State<Arc<dyn Executor>>,
+    Json(command): Json<Command>,
+) -> impl IntoResponse {
     let (lines, reader) = mpsc::channel(WAITING_LINES);
     // A task of its own: what was begun is finished even if the asker goes away.
     tokio::spawn(async move {
@@ -133,7 +147,9 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
     let failed = |why: String| Failure::new(Peer::Store, FailureClass::Transient, what.clone(), why);
     match UnixStream::connect(path).await {
         Ok(_) => {}
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(failed("this user may not use the socket".to_owned())
                 .mend("run this as root or as the service's user, or join its group"));
@@ -148,7 +164,9 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
     if !response.status().is_success() {
         let status = response.status();
         let why = response.text().await.unwrap_or_default();
-        return Err(failed(format!("{status}: {why}")).mend("use the same version of the program as the daemon"));
+        return Err(
+            failed(format!("{status}: {why}")).mend("use the same version of the program as the daemon")
+        );
     }
     let mut buffer = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broken)? {

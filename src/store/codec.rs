@@ -106,13 +106,7 @@ mod tests {
     }
 
     fn link() -> impl Strategy<Value = Link> {
-        (
-            any::<i64>(),
-            any::<String>(),
-            any::<Option<String>>(),
-            mxid(),
-            any::<(Option<String>, bool)>(),
-        )
+        (any::<i64>(), any::<String>(), any::<Option<String>>(), mxid(), any::<(Option<String>, bool)>())
             .prop_map(|(id, username, subject, mxid, (display_name, email))| Link {
                 id: DefguardId(id),
                 username: Username::new(username),

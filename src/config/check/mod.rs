@@ -13,7 +13,6 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use globset::{GlobBuilder, GlobSetBuilder};
 
 use super::{
-    cron_text::{CronText, counts_weekdays},
     environment::Environment,
     finding::Place,
     raw::{Document, Table, nearest},
@@ -23,7 +22,10 @@ use super::{
         ScopeSettings, Settings, StateSettings,
     },
 };
-use crate::domain::{FieldPolicy, OnConflict};
+use crate::{
+    domain::{FieldPolicy, OnConflict},
+    schedule::Cron,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -161,14 +163,14 @@ fn cron(
     zone: Tz,
     jitter: Duration,
     now: DateTime<Utc>,
-) -> Option<CronText> {
+) -> Option<Cron> {
     let given = table.text(key);
     let at = given.as_ref().map_or_else(|| table.missing(key), |text| text.at.clone());
     let text = given.map_or_else(|| default.to_owned(), |text| text.value);
-    let expression = match CronText::parse(&text) {
+    let expression = match Cron::parse(&text, zone, now) {
         Ok(expression) => expression,
         Err(problem) => {
-            table.find(at.error(problem, format!("The default is \"{default}\".")));
+            table.find(at.error(problem.to_string(), format!("The default is \"{default}\".")));
             return None;
         }
     };
@@ -179,15 +181,8 @@ fn cron(
             "Write Mon, Tue, Wed, Thu, Fri, Sat, Sun instead.",
         ));
     }
-    let mut ticks = expression.schedule().after(&now.with_timezone(&zone));
-    let (first, second) = (ticks.next(), ticks.next());
-    if first.is_none() {
-        table.find(at.error(
-            "this expression never comes true again",
-            "Look at the day, the month and the year: there is no 30 February, for one.",
-        ));
-    }
-    if let (Some(first), Some(second)) = (first, second) {
+    let first = expression.next(now);
+    if let (Some(first), Some(second)) = (first, first.and_then(|first| expression.next(first))) {
         let gap = (second - first).to_std().unwrap_or_default();
         if gap < 10 * SECOND {
             table.find(at.warning(
@@ -202,6 +197,20 @@ fn cron(
         }
     }
     Some(expression)
+}
+
+/// Whether the day of the week is given by number. Elsewhere 1 is Monday; here it is Sunday.
+fn counts_weekdays(text: &str) -> bool {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let weekday = match fields.as_slice() {
+        [_, _, _, _, weekday] | [_, _, _, _, _, weekday] | [_, _, _, _, _, weekday, _] => *weekday,
+        _ => return false,
+    };
+    // A step (behind a slash) counts nothing.
+    weekday
+        .split(',')
+        .filter_map(|part| part.split('/').next())
+        .any(|part| part.contains(|c: char| c.is_ascii_digit()))
 }
 
 fn state(mut table: Table<'_, '_>, env: &Environment) -> StateSettings {

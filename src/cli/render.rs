@@ -1,0 +1,53 @@
+//! `render`: what the templates make of claims from standard input.
+
+use std::io;
+
+use super::{
+    arguments::{self, Global},
+    output::{Exit, complain, complain_findings},
+    session,
+};
+use crate::{
+    assemble::sources,
+    config::homeserver_yaml,
+    mapping::{
+        Purpose, TemplateSources, Templates,
+        render::{Options, render_all},
+    },
+};
+
+pub(super) fn render(global: &Global, verb: &arguments::Render) -> Result<Exit, Exit> {
+    let given =
+        [&verb.subject_template, &verb.localpart_template, &verb.display_name_template, &verb.email_template];
+    let sources = if given.iter().any(|template| template.is_some()) {
+        TemplateSources {
+            subject: verb.subject_template.clone(),
+            localpart: verb.localpart_template.clone(),
+            display_name: verb.display_name_template.clone(),
+            email: verb.email_template.clone(),
+        }
+    } else if verb.homeserver_config.is_empty() {
+        sources(&session::load(&global.config)?.0.templates)
+    } else {
+        let texts = homeserver_yaml::templates_from(&verb.homeserver_config).map_err(|finding| {
+            complain_findings(&[finding]);
+            Exit::Usage
+        })?;
+        sources(&texts)
+    };
+    let templates = Templates::compile(&sources, Purpose::Claims).map_err(|problems| {
+        for problem in problems {
+            complain(&format!("error: {problem}"));
+        }
+        Exit::Usage
+    })?;
+    let options = Options { claims_only: verb.claims_only };
+    match render_all(&templates, options, io::stdin().lock(), io::stdout().lock()) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            Err(Exit::Failed)
+        }
+    }
+}
