@@ -165,6 +165,8 @@ fn every_config_in_the_readme_loads() {
     assert!(!blocks.is_empty(), "the README shows no config");
     let ground = Ground::new();
     ground.write("homeserver.yaml", HOMESERVER);
+    fs::create_dir(ground.path("conf.d")).unwrap();
+    ground.write("conf.d/server_name.yaml", "server_name: example.com\n");
     for block in blocks {
         let text = redirected(block).replace("\"/etc/matrix-synapse", "\"$");
         let text = if block.starts_with("# fragment") { completed(&text) } else { text };
