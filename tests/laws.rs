@@ -14,7 +14,7 @@ use defguard_synapse_sync::{
 };
 use proptest::{prelude::*, sample::select};
 use support::world::{
-    Event, Extra, Fault, Kind, Policies, State, World, instance, login_id, marker,
+    Event, Extra, Fault, Kind, LISTING, Policies, State, World, instance, login_id, marker,
 };
 
 /// What is done, run by run.
@@ -147,11 +147,10 @@ fn happening() -> impl Strategy<Value = Event> {
 
 fn faults() -> impl Strategy<Value = BTreeMap<usize, Fault>> {
     let any_call = prop::collection::btree_map(4_usize..70, fault(), 0..6);
-    // The second and third call are the two lists.
     let listing = prop_oneof![6 => Just(None), 1 => id().prop_map(Some)];
     (any_call, listing).prop_map(|(mut faults, missing)| {
         if let Some(id) = missing {
-            faults.insert(3, Fault::Missing(id));
+            faults.insert(LISTING, Fault::Missing(id));
         }
         faults
     })

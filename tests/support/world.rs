@@ -24,6 +24,8 @@ use defguard_synapse_sync::{
 use tokio::sync::Notify;
 
 pub const PROVIDER: &str = "oidc-Defguard";
+/// The place in the script of what befalls the list of people.
+pub const LISTING: usize = 0;
 pub const INSTANCE: &str = "hq";
 
 pub fn server() -> ServerName {
@@ -388,22 +390,21 @@ impl World {
     async fn asynchronous<T>(
         &self,
         peer: Peer,
-        work: impl FnOnce(&mut State, Option<DefguardId>) -> Result<T, Failure>,
+        work: impl FnOnce(&mut State) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         tokio::task::yield_now().await;
         match self.call() {
-            None | Some(Fault::Happens(_)) => work(&mut self.state(), None),
-            Some(Fault::Missing(id)) => work(&mut self.state(), Some(id)),
+            None | Some(Fault::Happens(_) | Fault::Missing(_)) => work(&mut self.state()),
             Some(Fault::Cut) => Err(failure(peer, FailureClass::Transient)),
             Some(Fault::ReplyLost) => {
-                let _ = work(&mut self.state(), None);
+                let _ = work(&mut self.state());
                 Err(failure(peer, FailureClass::Transient))
             }
             Some(Fault::Unauthorised) => Err(failure(peer, FailureClass::Unauthorised)),
             Some(Fault::RateLimited) => Err(failure(peer, FailureClass::RateLimited(None))),
             Some(Fault::Refused) => Err(failure(peer, FailureClass::Permanent)),
             Some(Fault::CrashAfter) => {
-                let _ = work(&mut self.state(), None);
+                let _ = work(&mut self.state());
                 std::future::pending().await
             }
             Some(Fault::CrashBefore) => std::future::pending().await,
@@ -416,7 +417,7 @@ impl World {
         what: String,
         work: impl FnOnce(&mut State) -> Option<T>,
     ) -> Lookup<T> {
-        let found = self.asynchronous(peer, |state, _| {
+        let found = self.asynchronous(peer, |state| {
             state.single.push(what);
             Ok(work(state))
         });
@@ -708,7 +709,9 @@ impl State {
 #[async_trait]
 impl Directory for World {
     async fn list(&self) -> Result<Listing, Failure> {
-        self.asynchronous(Peer::Defguard, |state, missing| {
+        let missing = self.state().faults.remove(&LISTING);
+        let missing = missing.and_then(|fault| if let Fault::Missing(id) = fault { Some(id) } else { None });
+        self.asynchronous(Peer::Defguard, |state| {
             let people = state.people.values().filter(|person| Some(person.id) != missing).cloned().collect();
             let total_items = state.people.len() as u64;
             // Wrong totals make a listing incomplete even where nobody is missing from it.
@@ -733,7 +736,7 @@ impl Directory for World {
 #[async_trait]
 impl Homeserver for World {
     async fn identify(&self) -> Result<HomeserverInfo, Failure> {
-        self.asynchronous(Peer::Synapse, |state, _| {
+        self.asynchronous(Peer::Synapse, |state| {
             Ok(HomeserverInfo {
                 server_name: server(),
                 own: mxid("sync"),
@@ -745,7 +748,7 @@ impl Homeserver for World {
     }
 
     async fn list(&self) -> Result<BTreeMap<Mxid, AccountSummary>, Failure> {
-        self.asynchronous(Peer::Synapse, |state, _| {
+        self.asynchronous(Peer::Synapse, |state| {
             Ok(state.accounts.iter().map(|(mxid, account)| (mxid.clone(), account.summary.clone())).collect())
         })
         .await
@@ -769,7 +772,7 @@ impl Homeserver for World {
     }
 
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
-        self.asynchronous(Peer::Synapse, |state, _| state.put(mxid, patch)).await
+        self.asynchronous(Peer::Synapse, |state| state.put(mxid, patch)).await
     }
 }
 
