@@ -91,14 +91,10 @@ impl Writer<'_> {
                 Lookup::Unknown(failure) => return Err(failure.into()),
             };
             let attempt = match there {
-                None => self.make(mxid, &full).await,
+                None => self.make(id, mxid, &full).await,
                 Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
                 Some(account) if tried > 1 && is_half_made(&account, begun) => self.fill(mxid, &full).await,
-                Some(_) => {
-                    return Err(Undone::Changed(format!(
-                        "{mxid} appeared in the meantime; it was left as it is"
-                    )));
-                }
+                Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
                 Ok(()) => break,
@@ -110,12 +106,10 @@ impl Writer<'_> {
     }
 
     /// Makes an account that is not there, and never takes over one that turns up at that moment.
-    async fn make(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
+    async fn make(&mut self, id: DefguardId, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
         if self.empty_first {
             if !self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
-                return Err(Undone::Changed(format!(
-                    "{mxid} appeared in the meantime; it was left as it is"
-                )));
+                return Err(self.leave(id, mxid)?);
             }
             return self.fill(mxid, full).await;
         }
@@ -124,10 +118,8 @@ impl Writer<'_> {
             return check(&written.account, full).map_err(Undone::Failed);
         }
         // Somebody else made it between our look and our write: it is not ours, so our ids come off again.
-        let ours = full.external_ids.clone().unwrap_or_default();
-        let rest = &written.account.external_ids - &ours;
-        let patch = AccountPatch { external_ids: Some(rest), ..AccountPatch::default() };
-        self.homeserver.put(mxid, &patch).await?;
+        self.disown(id)?;
+        self.take_back(mxid, &full.external_ids.clone().unwrap_or_default()).await?;
         Err(Undone::Failed(
             Failure::new(
                 Peer::Synapse,
@@ -140,6 +132,45 @@ impl Writer<'_> {
                  `synapse.create = \"empty-first\"`"
             )),
         ))
+    }
+
+    /// Takes our external ids off an account that is not ours. The failure is never one that may pass, so that nobody
+    /// looks at the account again and takes it for one that we made.
+    async fn take_back(&self, mxid: &Mxid, ours: &BTreeSet<ExternalId>) -> Result<(), Failure> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let failure = match self.homeserver.get(mxid).await {
+                Lookup::Found(account) => match without(&account, ours) {
+                    patch if patch.is_empty() => return Ok(()),
+                    patch => match self.homeserver.put(mxid, &patch).await {
+                        Ok(_) => return Ok(()),
+                        Err(failure) => failure,
+                    },
+                },
+                Lookup::Absent => return Ok(()),
+                Lookup::Unknown(failure) => failure,
+            };
+            if tried < TRIES && may_pass(&failure) {
+                self.wait(tried).await;
+                continue;
+            }
+            return Err(Failure { class: FailureClass::Permanent, ..failure }.mend(format!(
+                "{mxid} was made by somebody else at the same moment and carries our external ids now: take them off"
+            )));
+        }
+    }
+
+    /// The account at `mxid` turned up by itself. From now on nothing of ours says that we began to make it.
+    fn leave(&mut self, id: DefguardId, mxid: &Mxid) -> Result<Undone, Failure> {
+        self.disown(id)?;
+        Ok(Undone::Changed(format!("{mxid} appeared in the meantime; it was left as it is")))
+    }
+
+    fn disown(&mut self, id: DefguardId) -> Result<(), Failure> {
+        self.intent.creates.remove(&id);
+        self.intent.pending.clear();
+        self.store.record(&Outcome { continued: Some(self.intent.clone()), ..Outcome::default() })
     }
 
     async fn fill(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
@@ -202,20 +233,41 @@ impl Writer<'_> {
         patch: impl Fn(&Account) -> AccountPatch,
     ) -> Result<Vec<Entry>, Undone> {
         let mut tried = 0;
+        let mut kept = Vec::new();
         loop {
             tried += 1;
             let attempt = match self.read(id, mxid).await {
-                Ok(account) => match patch(&account) {
-                    patch if patch.is_empty() => return Ok(Vec::new()),
-                    patch => self.write(id, mxid, &account, &patch).await,
-                },
+                Ok(account) => {
+                    kept.extend(self.catch_up(&account)?);
+                    match patch(&account) {
+                        patch if patch.is_empty() => return Ok(kept),
+                        patch => self.write(id, mxid, &account, &patch).await,
+                    }
+                }
                 Err(undone) => Err(undone),
             };
             match attempt {
+                Ok(entries) => {
+                    kept.extend(entries);
+                    return Ok(kept);
+                }
                 Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
-                done => return done,
+                Err(undone) => return Err(undone),
             }
         }
+    }
+
+    /// Writes down what a write without a clear outcome did change.
+    fn catch_up(&mut self, account: &Account) -> Result<Vec<Entry>, Undone> {
+        if self.intent.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let begun = self.intent.begun;
+        let mut done = std::mem::take(&mut self.intent.pending);
+        done.retain(|entry| {
+            entry.mxid == account.summary.mxid && took_effect(entry, account, self.instance, begun)
+        });
+        self.keep(done)
     }
 
     /// The account as it is now; never one that is marked as somebody else's.
