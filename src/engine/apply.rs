@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Backoff, Change, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Peer, RunId},
-    ports::Outcome,
+    ports::{JournalFilter, Outcome},
     reconcile::Group,
 };
 
@@ -108,7 +108,11 @@ impl Engine {
             return Ok(why);
         }
         let mut done = GroupDone::default();
-        let intent = group.intent(self.clock.now());
+        let unfinished = seen.intents.iter().find(|intent| intent.group == group.key);
+        let mut intent = group.intent(self.clock.now());
+        if let Some(unfinished) = unfinished {
+            keep_in_mind(&mut intent, unfinished);
+        }
         if !group.steps.is_empty() {
             self.store.begin(&intent)?;
         }
@@ -153,8 +157,15 @@ impl Engine {
             backoff: self.relieved(seen, group),
             ..Outcome::default()
         };
-        if !group.steps.is_empty() {
-            outcome.finished.insert(group.key);
+        match unfinished {
+            _ if group.steps.is_empty() => {}
+            // Whether that one is settled as well does not depend on this group alone.
+            Some(unfinished) => {
+                outcome.continued = Some(Intent { pending: Vec::new(), ..unfinished.clone() });
+            }
+            None => {
+                outcome.finished.insert(group.key);
+            }
         }
         for (id, change) in &group.made {
             // A creation was written down when it happened; the other ways to a link are written down with the link.
@@ -167,12 +178,23 @@ impl Engine {
                     mxid: link.mxid.clone(),
                     change: change.clone(),
                 };
-                outcome.journal.push(entry);
+                if !self.is_told(&entry)? {
+                    outcome.journal.push(entry);
+                }
                 done.done.entry(*id).or_default().insert(0, change.clone());
             }
         }
         self.store.record(&outcome)?;
         Ok(done)
+    }
+
+    /// Whether the journal has the creation of an account already, told when an earlier run was recovered.
+    fn is_told(&self, entry: &Entry) -> Result<bool, Failure> {
+        if entry.change != Change::Created {
+            return Ok(false);
+        }
+        let told = self.store.journal(&JournalFilter { id: Some(entry.id), ..JournalFilter::default() })?;
+        Ok(told.iter().any(|other| other.change == Change::Created && other.mxid == entry.mxid))
     }
 
     /// Reads the people of a group again: what was planned holds only if they are still the same.
@@ -235,6 +257,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A group that has the key of an unfinished one must not make its intent forgotten.
+fn keep_in_mind(intent: &mut Intent, unfinished: &Intent) {
+    if !unfinished.creates.is_empty() {
+        intent.begun = intent.begun.min(unfinished.begun);
+    }
+    for (id, mxid) in &unfinished.creates {
+        intent.creates.entry(*id).or_insert_with(|| mxid.clone());
+    }
+    intent.moves.extend(unfinished.moves.iter().cloned());
 }
 
 /// One minute after the first failure, twice as long after each further one.

@@ -248,7 +248,19 @@ impl Unlinked<'_> {
         let marked = marked?;
         let opened = opened.transpose()?.flatten();
         if let Some(account) = marked {
-            return self.take(account, State::Relink, Change::Relinked).map(Some);
+            let mxid = &account.summary.mxid;
+            if let Some(owner) = self.view.linked_to(mxid) {
+                let taken =
+                    Conflict::LocalpartTaken { mxid: mxid.clone(), owner: Some(owner), not_adopted: None };
+                return Ok(Some(Draft::idle(self.person, None, State::Conflict).conflict(taken)));
+            }
+            // Our own creation, interrupted after the marker was there: it may lack other things.
+            let (state, made) = if self.view.begun_creation(self.person.id).as_ref() == Some(mxid) {
+                (State::Create, Change::Created)
+            } else {
+                (State::Relink, Change::Relinked)
+            };
+            return self.take(account, state, made).map(Some);
         }
         let idle = Draft::idle(self.person, None, State::Conflict);
         if let Err(error) = &self.mapped.subject {

@@ -75,6 +75,11 @@ impl Draft {
         self.new || !self.gains.is_empty() || !self.drops.is_empty() || self.name.is_some()
     }
 
+    /// Whether it is not known now what becomes of this person.
+    fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Failed | State::Postponed | State::Withheld)
+    }
+
     /// Takes back everything that would have been done.
     fn wait_for(&mut self, other: DefguardId, link: Option<&Link>) {
         let notes = std::mem::take(&mut self.notes);
@@ -125,9 +130,7 @@ fn hold_back(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     loop {
         let stuck = drafts.values().find_map(|draft| {
             let blocker = draft.takes.keys().find(|owner| {
-                drafts.get(owner).is_none_or(|owner| {
-                    matches!(owner.state, State::Failed | State::Postponed | State::Withheld)
-                })
+                drafts.get(owner).is_none_or(Draft::is_undecided)
             });
             blocker.map(|blocker| (draft.id, *blocker))
         });
@@ -162,7 +165,9 @@ fn finish_intents(
     drafts: &mut BTreeMap<DefguardId, Draft>,
 ) -> BTreeMap<DefguardId, BTreeSet<DefguardId>> {
     let mut waiting = BTreeMap::new();
-    for intent in view.scene.intents {
+    // What settles an intent can be about people whom an incomplete listing does not show.
+    let intents = if view.scene.complete { view.scene.intents } else { &[] };
+    for intent in intents {
         let mut people: BTreeSet<DefguardId> = intent.creates.keys().copied().collect();
         let mut known = true;
         for moved in &intent.moves {
@@ -171,11 +176,7 @@ fn finish_intents(
                 Err(_) => known = false,
             }
         }
-        let drafted = people.iter().all(|id| {
-            drafts.get(id).is_none_or(|draft| {
-                !matches!(draft.state, State::Failed | State::Postponed | State::Withheld)
-            })
-        });
+        let drafted = people.iter().all(|id| drafts.get(id).is_none_or(|draft| !draft.is_undecided()));
         if known && drafted {
             waiting.insert(intent.group, people);
         }
@@ -192,7 +193,11 @@ fn loose_end(
     if let Some(taker) = drafts.values().find(|draft| draft.gains.ids.contains(&moved.id)) {
         return Ok(Some(taker.id));
     }
-    let owner = view.linked_to(&moved.from);
+    let owner = drafts
+        .values()
+        .find(|draft| draft.link.as_ref().is_some_and(|link| link.mxid == moved.from))
+        .map(|draft| draft.id)
+        .or_else(|| view.linked_to(&moved.from));
     if let Some(holder) = view.holder(&moved.id)? {
         return Ok(owner.filter(|_| holder.summary.mxid == moved.from));
     }
@@ -200,7 +205,9 @@ fn loose_end(
     let Some(owner) = owner else { return Ok(None) };
     let draft =
         drafts.entry(owner).or_insert_with(|| Draft::of(owner, view.scene.links.get(&owner), State::InStep));
-    draft.drops.ids.insert(moved.id.clone());
+    if !draft.is_undecided() {
+        draft.drops.ids.insert(moved.id.clone());
+    }
     Ok(Some(owner))
 }
 
