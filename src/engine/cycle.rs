@@ -115,24 +115,38 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut outcome = Outcome::default();
         let now = self.clock.now();
+        let done = |key: &DefguardId| {
+            applied.groups.get(key).is_some_and(|group| group.failed.is_none() && group.put_off.is_none())
+        };
+        // Whose work was not done is looked at again, conflict or not.
+        let left_over: BTreeSet<DefguardId> = plan
+            .groups
+            .iter()
+            .filter(|group| !done(&group.key))
+            .flat_map(|group| group.people.iter().copied())
+            .collect();
         for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
             let before = seen.standoffs.get(id);
             let after = standoff(person, before, now);
-            let undecided = matches!(person.state, State::Failed | State::Postponed | State::Withheld);
-            if !undecided && before != after.as_ref() {
+            let undecided = left_over.contains(id)
+                || matches!(person.state, State::Failed | State::Postponed | State::Withheld);
+            if undecided {
+                continue;
+            }
+            if before != after.as_ref() {
                 outcome.standoffs.insert(*id, after);
             }
+            if seen.backoff.contains_key(id) {
+                outcome.backoff.insert(*id, None);
+            }
         }
-        for id in
-            seen.standoffs.keys().filter(|id| seen.listing.is_complete() && !plan.people.contains_key(id))
-        {
-            outcome.standoffs.insert(*id, None);
+        if seen.listing.is_complete() {
+            let gone = |id: &&DefguardId| !plan.people.contains_key(id) && !left_over.contains(id);
+            outcome.standoffs.extend(seen.standoffs.keys().filter(gone).map(|id| (*id, None)));
+            outcome.backoff.extend(seen.backoff.keys().filter(gone).map(|id| (*id, None)));
         }
         for (intent, groups) in &plan.intents {
-            let settled = groups.iter().all(|key| {
-                applied.groups.get(key).is_some_and(|group| group.failed.is_none() && group.put_off.is_none())
-            });
-            if settled {
+            if groups.iter().all(done) {
                 outcome.finished.insert(*intent);
             }
         }

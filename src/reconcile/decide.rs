@@ -37,7 +37,8 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
             Draft::idle(person, None, State::Conflict).conflicts(conflicts)
         } else {
             match (Unlinked { view: &view, person, mapped }).draft() {
-                Ok(Some(draft)) => draft,
+                Ok(Some(draft)) => without_an_account(&view, draft, mapped)
+                    .unwrap_or_else(|stop| stopped(person, None, stop)),
                 Ok(None) => {
                     open.push((person, mapped));
                     continue;
@@ -50,7 +51,10 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
     let mut given = BTreeSet::new();
     for (person, mapped) in open {
         let newcomer = Newcomer { view: &view, person, mapped, drafts: &drafts };
-        let draft = newcomer.draft(&mut given).unwrap_or_else(|stop| stopped(person, None, stop));
+        let draft = newcomer
+            .draft(&mut given)
+            .and_then(|draft| without_an_account(&view, draft, mapped))
+            .unwrap_or_else(|stop| stopped(person, None, stop));
         drafts.insert(person.id, draft);
     }
     let plan = assemble(&view, drafts);
@@ -67,6 +71,26 @@ fn stopped(person: &Person, link: Option<&Link>, stop: Stop) -> Draft {
         }
         Stop::Waits(id) => Draft::idle(person, link, State::Withheld).note(Note::WaitsFor { id }),
     }
+}
+
+/// Whoever gets no account must not open that of somebody who was renamed and whose old login is theirs now.
+fn without_an_account(view: &View<'_>, mut draft: Draft, mapped: &Mapped) -> Result<Draft, Stop> {
+    if let (None, Ok(subject)) = (&draft.link, &mapped.subject) {
+        take_off(view, &mut draft, subject)?;
+    }
+    Ok(draft)
+}
+
+/// Takes a login that a person cannot get off the account of an owner whose it is no longer.
+fn take_off(view: &View<'_>, draft: &mut Draft, subject: &Subject) -> Result<(), Stop> {
+    let login = ExternalId::login(&view.scene.rules.auth_provider, subject);
+    if let Some(account) = view.holder(&login)?
+        && let Some(owner) = view.owner(account).filter(|owner| *owner != draft.id)
+        && view.gives_up_subject(owner, account, subject)
+    {
+        draft.takes.entry(owner).or_default().ids.insert(login);
+    }
+    Ok(())
 }
 
 /// A person with a link: the account is given, its contents are the question.
@@ -124,7 +148,12 @@ impl Linked<'_> {
             subject?;
             email?;
         } else if let Some(conflicts) = remembered {
+            let not_theirs =
+                conflicts.iter().any(|conflict| matches!(conflict, Conflict::MarkedForOther { .. }));
             draft = draft.conflicts(conflicts);
+            if not_theirs {
+                return Ok(draft);
+            }
         } else if let Err(error) = &self.mapped.email {
             draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
         } else if let (Some(link), Ok(email)) = (&mut draft.link, &self.mapped.email) {
@@ -169,7 +198,7 @@ fn identify(
             Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
             Claim::Blocked(conflict) => {
                 draft.conflicts.push(conflict);
-                return Ok(());
+                return take_off(view, draft, subject);
             }
         }
         draft.gains.ids.insert(login.clone());
@@ -276,8 +305,14 @@ impl Unlinked<'_> {
         let Some(account) = opened else { return Ok(None) };
         let mxid = account.summary.mxid.clone();
         match self.view.owner(account) {
-            Some(owner) if subject.is_some_and(|subject| self.view.gives_up_subject(owner, subject)) => {
+            Some(owner)
+                if subject
+                    .is_some_and(|subject| self.view.gives_up_subject(owner, account, subject)) =>
+            {
                 Ok(None)
+            }
+            _ if let Some(people) = subject.and_then(|subject| self.view.subject_twins(subject)) => {
+                Ok(Some(idle.conflict(Conflict::SubjectTwins { people: people.clone() })))
             }
             Some(owner) => Ok(Some(idle.conflict(Conflict::UsernameReused { mxid, owner }))),
             None => match self.view.adoption(account, self.mapped, subject) {
@@ -376,7 +411,9 @@ impl Newcomer<'_> {
             // Only another spelling of the localpart exists; Synapse refuses this one as well.
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None }));
         };
-        let owner = self.view.owner(account);
+        let given_now =
+            self.drafts.values().find(|draft| draft.link.is_some() && draft.mxid.as_ref() == Some(&mxid));
+        let owner = self.view.owner(account).or_else(|| given_now.map(|draft| draft.id));
         if owner.is_some() {
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner, not_adopted: None }));
         }

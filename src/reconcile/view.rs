@@ -151,15 +151,23 @@ impl<'a> View<'a> {
         self.owners.get(mxid).copied()
     }
 
-    /// Whether `owner` is an active person whose login is another one by now, so that this one is not theirs any more.
-    pub(super) fn gives_up_subject(&self, owner: DefguardId, subject: &Subject) -> bool {
+    /// Whether something can be taken off an account of `owner`: the same accounts on which their own draft works.
+    fn can_be_written(&self, owner: DefguardId, account: &Account) -> bool {
+        let theirs = account.owner(&self.scene.rules.instance) == Some(owner);
+        !account.summary.deactivated && (theirs || !account.is_marked())
+    }
+
+    /// Whether `owner` is an active person whose login is another one by now, so that the one on their account is not
+    /// theirs any more.
+    pub(super) fn gives_up_subject(&self, owner: DefguardId, account: &Account, subject: &Subject) -> bool {
         self.is_wanted(owner)
+            && self.can_be_written(owner, account)
             && self
                 .mapped(owner)
                 .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject))
     }
 
-    fn gives_up_email(&self, owner: DefguardId, email: &Email) -> bool {
+    fn gives_up_email(&self, owner: DefguardId, account: &Account, email: &Email) -> bool {
         let elsewhere = self
             .mapped(owner)
             .is_some_and(|mapped| mapped.email.as_ref().is_ok_and(|own| own.as_ref() != Some(email)));
@@ -170,17 +178,22 @@ impl<'a> View<'a> {
             }
             FieldPolicy::Initial | FieldPolicy::Ignore => false,
         };
-        self.is_wanted(owner) && elsewhere && acts
+        self.is_wanted(owner) && self.can_be_written(owner, account) && elsewhere && acts
     }
 
     fn mapped(&self, id: DefguardId) -> Option<&'a Mapped> {
         self.scene.mapped.get(&id)
     }
 
+    /// The people who share a login subject, if there are several.
+    pub(super) fn subject_twins(&self, subject: &Subject) -> Option<&Vec<DefguardId>> {
+        self.subjects.get(subject).filter(|people| people.len() > 1)
+    }
+
     /// Whether a login subject can be put on the account of `id`.
     pub(super) fn claim_subject(&self, id: DefguardId, subject: &Subject) -> Result<Claim, Stop> {
         let login = ExternalId::login(&self.scene.rules.auth_provider, subject);
-        let twins = self.subjects.get(subject).filter(|people| people.len() > 1);
+        let twins = self.subject_twins(subject);
         let Some(account) = self.holder(&login)? else {
             return Ok(twins.map_or(Claim::Free, |people| {
                 Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })
@@ -189,11 +202,11 @@ impl<'a> View<'a> {
         let mxid = account.summary.mxid.clone();
         match self.owner(account) {
             Some(owner) if owner == id => Ok(Claim::Free),
-            Some(owner) if self.gives_up_subject(owner, subject) => self.from(owner),
-            Some(_) if twins.is_some() => {
-                Ok(Claim::Blocked(Conflict::SubjectTwins { people: twins.cloned().unwrap_or_default() }))
-            }
-            Some(owner) => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
+            Some(owner) => match twins {
+                Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })),
+                None if self.gives_up_subject(owner, account, subject) => self.from(owner),
+                None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
+            },
             None => Ok(Claim::Blocked(Conflict::SubjectTaken { mxid })),
         }
     }
@@ -205,11 +218,11 @@ impl<'a> View<'a> {
         own: Option<&Mxid>,
         email: &Email,
     ) -> Result<Claim, Stop> {
+        let twins = self.emails.get(email).filter(|people| people.len() > 1);
         let mxid = match self.scene.answers.emails.get(email) {
             None => return Err(self.ask(Question::Email(email.clone()))),
             Some(Lookup::Unknown(failure)) => return Err(Stop::Failed(Box::new(failure.clone()))),
             Some(Lookup::Absent) => {
-                let twins = self.emails.get(email).filter(|people| people.len() > 1);
                 return Ok(twins.map_or(Claim::Free, |people| {
                     Claim::Blocked(Conflict::EmailTwins { people: people.clone() })
                 }));
@@ -217,14 +230,15 @@ impl<'a> View<'a> {
             Some(Lookup::Found(mxid)) if own == Some(mxid) => return Ok(Claim::Free),
             Some(Lookup::Found(mxid)) => mxid,
         };
-        let owner = match self.linked_to(mxid) {
-            Some(owner) => Some(owner),
-            None => self.account(mxid)?.and_then(|account| self.owner(account)),
-        };
-        match owner {
-            Some(owner) if owner == id => Ok(Claim::Free),
-            Some(owner) if self.gives_up_email(owner, email) => self.from(owner),
-            owner => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
+        let account = self.account(mxid)?;
+        let owner = account.and_then(|account| self.owner(account));
+        match (owner, account) {
+            (Some(owner), _) if owner == id => Ok(Claim::Free),
+            (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
+                Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people: people.clone() })),
+                None => self.from(owner),
+            },
+            (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
@@ -341,7 +355,7 @@ impl<'a> View<'a> {
 
     /// A digest of all that is known without a request and on which a finding about `id` rests.
     pub(super) fn fingerprint(&self, id: DefguardId, conflicts: &[Conflict]) -> String {
-        let mut text = format!("{:?}", self.scene.rules.on_conflict);
+        let mut text = format!("{:?} {:?}", self.scene.rules.on_conflict, self.scene.rules.email);
         let concerned = conflicts.iter().flat_map(Conflict::others).chain([id]).collect::<BTreeSet<_>>();
         for other in concerned {
             let _ = write!(text, "\n{other} {}", self.is_wanted(other));
