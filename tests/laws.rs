@@ -103,12 +103,8 @@ fn policies() -> impl Strategy<Value = Policies> {
             FieldPolicy::Ignore,
         ])
     };
-    let on_conflict = select(vec![
-        OnConflict::Report,
-        OnConflict::AdoptIfSameEmail,
-        OnConflict::Adopt,
-        OnConflict::Suffix,
-    ]);
+    let on_conflict =
+        select(vec![OnConflict::Report, OnConflict::AdoptIfSameEmail, OnConflict::Adopt, OnConflict::Suffix]);
     (on_conflict, field(), field(), any::<bool>(), select(vec![1_usize, 8])).prop_map(
         |(on_conflict, display_name, email, open_registration, concurrency)| Policies {
             on_conflict,
@@ -166,20 +162,15 @@ fn faults() -> impl Strategy<Value = BTreeMap<usize, Fault>> {
 fn rounds(faulty: bool) -> impl Strategy<Value = Vec<Round>> {
     let faults = if faulty { faults().boxed() } else { Just(BTreeMap::new()).boxed() };
     let later = (prop::collection::vec(event(), 0..7), pass(), faults.clone());
-    let first = (
-        prop::collection::vec(joining(), 2..7),
-        prop::collection::vec(event(), 0..5),
-        pass(),
-        faults,
-    )
-        .prop_map(|(mut events, more, pass, faults)| {
-            events.extend(more);
-            Round { events, pass, faults }
-        });
+    let first =
+        (prop::collection::vec(joining(), 2..7), prop::collection::vec(event(), 0..5), pass(), faults)
+            .prop_map(|(mut events, more, pass, faults)| {
+                events.extend(more);
+                Round { events, pass, faults }
+            });
     let later = later.prop_map(|(events, pass, faults)| Round { events, pass, faults });
-    (first, prop::collection::vec(later, 0..4)).prop_map(|(first, later)| {
-        std::iter::once(first).chain(later).collect()
-    })
+    (first, prop::collection::vec(later, 0..4))
+        .prop_map(|(first, later)| std::iter::once(first).chain(later).collect())
 }
 
 fn story(faulty: bool) -> impl Strategy<Value = Story> {
@@ -263,9 +254,10 @@ fn what_others_put_there_stays(after: &State) {
             Extra::Phone(n) => account
                 .threepids
                 .contains(&ThreePid { medium: "msisdn".to_owned(), address: format!("+49 {n}") }),
-            Extra::OtherProvider(n) => account.external_ids.iter().any(|id| {
-                id.auth_provider == "oidc-other" && id.external_id == format!("{localpart}{n}")
-            }),
+            Extra::OtherProvider(n) => account
+                .external_ids
+                .iter()
+                .any(|id| id.auth_provider == "oidc-other" && id.external_id == format!("{localpart}{n}")),
         };
         assert!(there, "{extra:?} of {mxid} is gone");
     }
@@ -417,9 +409,10 @@ fn the_journal_is_true(state: &State) {
 
 /// What is the same however the work was interrupted.
 fn outcome(state: &State) -> (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, (Mxid, Option<String>)>) {
-    let accounts = state.accounts.iter().map(|(mxid, account)| {
-        (mxid.clone(), Account { created_at: 0, ..account.clone() })
-    });
+    let accounts = state
+        .accounts
+        .iter()
+        .map(|(mxid, account)| (mxid.clone(), Account { created_at: 0, ..account.clone() }));
     let links = state.links.iter().map(|(id, link)| {
         (*id, (link.mxid.clone(), link.subject.as_ref().map(|subject| subject.as_str().to_owned())))
     });

@@ -15,7 +15,7 @@ use super::{
     write::{Undone, Writer, took_effect},
 };
 use crate::{
-    domain::{Backoff, Change, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Peer, RunId},
+    domain::{Backoff, Change, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Mxid, Peer, RunId},
     ports::{JournalFilter, Outcome},
     reconcile::Group,
 };
@@ -178,7 +178,7 @@ impl Engine {
                     mxid: link.mxid.clone(),
                     change: change.clone(),
                 };
-                if !self.is_told(&entry)? {
+                if *change != Change::Created || !self.is_told(*id, &link.mxid)? {
                     outcome.journal.push(entry);
                 }
                 done.done.entry(*id).or_default().insert(0, change.clone());
@@ -188,13 +188,10 @@ impl Engine {
         Ok(done)
     }
 
-    /// Whether the journal has the creation of an account already, told when an earlier run was recovered.
-    fn is_told(&self, entry: &Entry) -> Result<bool, Failure> {
-        if entry.change != Change::Created {
-            return Ok(false);
-        }
-        let told = self.store.journal(&JournalFilter { id: Some(entry.id), ..JournalFilter::default() })?;
-        Ok(told.iter().any(|other| other.change == Change::Created && other.mxid == entry.mxid))
+    /// Whether the journal has the creation of an account.
+    fn is_told(&self, id: DefguardId, mxid: &Mxid) -> Result<bool, Failure> {
+        let told = self.store.journal(&JournalFilter { id: Some(id), ..JournalFilter::default() })?;
+        Ok(told.iter().any(|entry| entry.change == Change::Created && entry.mxid == *mxid))
     }
 
     /// Reads the people of a group again: what was planned holds only if they are still the same.
@@ -237,23 +234,38 @@ impl Engine {
         self.store.record(&Outcome { backoff, ..Outcome::default() })
     }
 
-    /// Completes the journal with the writes that had taken effect when the program ended between them and their line.
-    pub(super) async fn recover(&self, seen: &Gathered) -> Result<(), Failure> {
-        for intent in seen.intents.iter().filter(|intent| !intent.pending.is_empty()) {
+    /// Completes the journal with the writes that had taken effect when the program ended between them and their line,
+    /// and forgets the creations that had not begun: an account of that name that is there now is somebody else's.
+    pub(super) async fn recover(&self, seen: &mut Gathered, dry_run: bool) -> Result<(), Failure> {
+        for intent in &mut seen.intents {
             let mut journal = Vec::new();
+            let mut unknown = Vec::new();
             for entry in &intent.pending {
                 match self.homeserver.get(&entry.mxid).await {
-                    Lookup::Found(account)
-                        if took_effect(entry, &account, &seen.rules.instance, intent.begun) =>
-                    {
+                    Lookup::Found(account) if took_effect(entry, &account, &seen.rules.instance) => {
                         journal.push(entry.clone());
                     }
                     Lookup::Found(_) | Lookup::Absent => {}
-                    Lookup::Unknown(failure) => return Err(failure),
+                    Lookup::Unknown(failure) if failure.class == FailureClass::Unauthorised => {
+                        return Err(failure);
+                    }
+                    Lookup::Unknown(_) => unknown.push(entry.clone()),
                 }
             }
-            let continued = Intent { pending: Vec::new(), ..intent.clone() };
-            self.store.record(&Outcome { journal, continued: Some(continued), ..Outcome::default() })?;
+            let mut known = Intent { pending: unknown, ..intent.clone() };
+            for (id, mxid) in &intent.creates {
+                let made = |entry: &Entry| entry.change == Change::Created && entry.mxid == *mxid;
+                if !(journal.iter().chain(&known.pending).any(made) || self.is_told(*id, mxid)?) {
+                    known.creates.remove(id);
+                }
+            }
+            if !dry_run && known != *intent {
+                let continued = Some(known.clone());
+                self.store.record(&Outcome { journal, continued, ..Outcome::default() })?;
+            }
+            // As long as it is not known whether we made an account, it is not taken for ours.
+            known.creates.retain(|_, mxid| known.pending.iter().all(|entry| entry.mxid != *mxid));
+            *intent = known;
         }
         Ok(())
     }
@@ -261,9 +273,6 @@ impl Engine {
 
 /// A group that has the key of an unfinished one must not make its intent forgotten.
 fn keep_in_mind(intent: &mut Intent, unfinished: &Intent) {
-    if !unfinished.creates.is_empty() {
-        intent.begun = intent.begun.min(unfinished.begun);
-    }
     for (id, mxid) in &unfinished.creates {
         intent.creates.entry(*id).or_insert_with(|| mxid.clone());
     }

@@ -71,9 +71,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut seen = self.gather().await?;
         report.completeness = Some(seen.listing.completeness().clone());
-        if !request.dry_run {
-            self.recover(&seen).await?;
-        }
+        self.recover(&mut seen, request.dry_run).await?;
         let mut asked = BTreeSet::new();
         for name in &request.only {
             match seen.resolve(name) {
@@ -158,6 +156,7 @@ impl Engine {
     pub async fn explain(&self, name: &str) -> Result<Option<Explanation>, Failure> {
         let _turn = self.turn.lock().await;
         let mut seen = self.gather().await?;
+        self.recover(&mut seen, true).await?;
         let Some(id) = seen.resolve(name) else { return Ok(None) };
         let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
         let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));

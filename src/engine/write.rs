@@ -22,6 +22,9 @@ const WASHES: u32 = 3;
 /// How far the clocks of the homeserver and of this machine may be apart.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
+/// How long the tries of one creation can take together. An account that is younger was made by somebody else.
+const LONGEST_CREATION: TimeDelta = TimeDelta::minutes(10);
+
 /// Why a step was not done.
 #[derive(Debug)]
 pub(super) enum Undone {
@@ -76,7 +79,6 @@ impl Writer<'_> {
         };
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
-        let begun = self.intent.begun;
         let mut tried = 0;
         loop {
             tried += 1;
@@ -93,7 +95,9 @@ impl Writer<'_> {
             let attempt = match there {
                 None => self.make(id, mxid, &full).await,
                 Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
-                Some(account) if tried > 1 && is_half_made(&account, begun) => self.fill(mxid, &full).await,
+                Some(account) if tried > 1 && is_half_made(&account, entry.at) => {
+                    self.fill(mxid, &full).await
+                }
                 Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
@@ -262,11 +266,8 @@ impl Writer<'_> {
         if self.intent.pending.is_empty() {
             return Ok(Vec::new());
         }
-        let begun = self.intent.begun;
         let mut done = std::mem::take(&mut self.intent.pending);
-        done.retain(|entry| {
-            entry.mxid == account.summary.mxid && took_effect(entry, account, self.instance, begun)
-        });
+        done.retain(|entry| entry.mxid == account.summary.mxid && took_effect(entry, account, self.instance));
         self.keep(done)
     }
 
@@ -321,14 +322,9 @@ impl Writer<'_> {
 }
 
 /// Whether a journal line that was pending when the program ended took effect, as the account shows.
-pub(super) fn took_effect(
-    entry: &Entry,
-    account: &Account,
-    instance: &Instance,
-    begun: DateTime<Utc>,
-) -> bool {
+pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance) -> bool {
     match &entry.change {
-        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, begun),
+        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, entry.at),
         Change::DisplayName { after, .. } => account.summary.display_name == *after,
         Change::Emails { after, .. } => emails(&account.threepids) == *after,
         Change::ExternalIds { after, .. } => account.external_ids == *after,
@@ -336,9 +332,11 @@ pub(super) fn took_effect(
     }
 }
 
-/// Whether the account can only be one that we began to make: nobody's, and not older than our intent.
+/// Whether the account can only be one that we began to make at that time: nobody's, and made just then.
 fn is_half_made(account: &Account, begun: DateTime<Utc>) -> bool {
-    account.external_ids.is_empty() && account.created_at >= (begun - CLOCK_DIFFERENCE).timestamp()
+    let earliest = (begun - CLOCK_DIFFERENCE).timestamp();
+    let latest = (begun + LONGEST_CREATION + CLOCK_DIFFERENCE).timestamp();
+    account.external_ids.is_empty() && (earliest..=latest).contains(&account.created_at)
 }
 
 fn may_pass(failure: &Failure) -> bool {

@@ -107,10 +107,10 @@ impl Linked<'_> {
         let mxid = &self.link.mxid;
         let idle = Draft::idle(self.person, Some(self.link), State::InStep);
         let Some(summary) = scene.accounts.get(mxid) else {
-            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Vanished { mxid: mxid.clone() });
         };
         if summary.deactivated {
-            return Ok(idle.conflict(Conflict::Deactivated { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
         }
         let remembered = self.view.remembered(self.person.id);
         let subject_is_due =
@@ -122,7 +122,7 @@ impl Linked<'_> {
             || ((subject_is_due || email_is_due) && remembered.is_none());
         let account = if look { self.view.account(mxid)? } else { None };
         if look && account.is_none() {
-            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Vanished { mxid: mxid.clone() });
         }
         let mut draft = idle;
         if let Some(link) = &mut draft.link {
@@ -138,7 +138,7 @@ impl Linked<'_> {
         }
         if let Some(account) = account {
             if account.is_marked() && account.owner(&scene.rules.instance) != Some(self.person.id) {
-                return Ok(draft.conflict(Conflict::MarkedForOther { mxid: mxid.clone() }));
+                return self.unusable(draft, Conflict::MarkedForOther { mxid: mxid.clone() });
             }
             let old = self.link.subject.as_ref();
             let subject = identify(self.view, &mut draft, self.mapped, account, old);
@@ -161,6 +161,17 @@ impl Linked<'_> {
         }
         let shown = summary.display_name.as_deref();
         naming(&mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
+        Ok(draft)
+    }
+
+    /// Nothing can be done with the account; but this person's login must not open somebody else's either.
+    fn unusable(&self, draft: Draft, conflict: Conflict) -> Result<Draft, Stop> {
+        let mut draft = draft.conflict(conflict);
+        if let (true, None, Ok(subject)) =
+            (self.view.scene.complete, self.view.remembered(self.person.id), &self.mapped.subject)
+        {
+            take_off(self.view, &mut draft, subject)?;
+        }
         Ok(draft)
     }
 }
@@ -298,7 +309,7 @@ impl Unlinked<'_> {
         }
         if let Some(mxid) = self.view.begun_creation(self.person.id)
             && let Some(account) = self.view.account(&mxid)?
-            && self.view.is_our_unfinished(self.person.id, account)
+            && self.view.is_our_unfinished(account)
         {
             return self.take(account, State::Create, Change::Created).map(Some);
         }
@@ -306,8 +317,7 @@ impl Unlinked<'_> {
         let mxid = account.summary.mxid.clone();
         match self.view.owner(account) {
             Some(owner)
-                if subject
-                    .is_some_and(|subject| self.view.gives_up_subject(owner, account, subject)) =>
+                if subject.is_some_and(|subject| self.view.gives_up_subject(owner, account, subject)) =>
             {
                 Ok(None)
             }

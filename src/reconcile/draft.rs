@@ -129,9 +129,7 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
 fn hold_back(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     loop {
         let stuck = drafts.values().find_map(|draft| {
-            let blocker = draft.takes.keys().find(|owner| {
-                drafts.get(owner).is_none_or(Draft::is_undecided)
-            });
+            let blocker = draft.takes.keys().find(|owner| drafts.get(owner).is_none_or(Draft::is_undecided));
             blocker.map(|blocker| (draft.id, *blocker))
         });
         let Some((id, blocker)) = stuck else { return };

@@ -6,7 +6,6 @@ use std::{
     fmt::Write as _,
 };
 
-use chrono::TimeDelta;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -19,10 +18,6 @@ use crate::domain::{
     Account, Conflict, DefguardId, Email, ExternalId, Failure, Localpart, Lookup, Mapped, Mxid, Person,
     Subject,
 };
-
-/// How far the clocks of the homeserver and of this machine may be apart when we judge whether an account without
-/// external ids is the one that we began to make.
-const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Synapse gives up after so many suffixes at a login (`SsoHandler._MAP_USERNAME_RETRIES`).
 const MOST_SUFFIXES: u32 = 1000;
@@ -293,23 +288,15 @@ impl<'a> View<'a> {
         Err(Some(why.to_owned()))
     }
 
-    /// The account that an unfinished intent was about to make for a person.
+    /// The account that we made for a person by an intent that is not finished.
     pub(super) fn begun_creation(&self, id: DefguardId) -> Option<Mxid> {
         let mxid = self.scene.intents.iter().find_map(|intent| intent.creates.get(&id))?;
         self.scene.accounts.contains_key(mxid).then(|| mxid.clone())
     }
 
-    /// Whether an account is the one that we began to make for a person: nobody else's, and not older than the intent.
-    pub(super) fn is_our_unfinished(&self, id: DefguardId, account: &Account) -> bool {
-        let begun = self
-            .scene
-            .intents
-            .iter()
-            .filter(|intent| intent.creates.get(&id) == Some(&account.summary.mxid))
-            .map(|intent| (intent.begun - CLOCK_DIFFERENCE).timestamp())
-            .min();
-        begun.is_some_and(|begun| account.created_at >= begun)
-            && account.external_ids.is_empty()
+    /// Whether an account that we made for somebody is still as empty as we left it.
+    pub(super) fn is_our_unfinished(&self, account: &Account) -> bool {
+        account.external_ids.is_empty()
             && self.linked_to(&account.summary.mxid).is_none()
             && !(account.summary.admin || account.summary.guest || account.appservice.is_some())
     }

@@ -123,7 +123,10 @@ pub enum Fault {
 /// What people and admins do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Joins { username: String, email: String },
+    Joins {
+        username: String,
+        email: String,
+    },
     Renamed(DefguardId, String),
     /// Each takes the username of the next, the last that of the first.
     NamesGoRound(Vec<DefguardId>),
@@ -136,7 +139,11 @@ pub enum Event {
     /// Somebody logs in by OIDC under this name.
     LogsIn(DefguardId),
     /// An admin makes an account by hand.
-    HandMade { localpart: String, email: Option<String>, kind: Kind },
+    HandMade {
+        localpart: String,
+        email: Option<String>,
+        kind: Kind,
+    },
     /// Something of others is put on an account.
     Foreign(String, Extra),
     OwnDisplayName(String, String),
@@ -652,7 +659,8 @@ impl State {
                 if let Some(account) = self.accounts.get_mut(&mxid) {
                     account.summary.deactivated = true;
                     account.threepids.clear();
-                    self.foreign.retain(|(of, extra)| *of != mxid || matches!(extra, Extra::OtherProvider(_)));
+                    self.foreign
+                        .retain(|(of, extra)| *of != mxid || matches!(extra, Extra::OtherProvider(_)));
                 }
             }
             Event::Locked(localpart, locked) => {
@@ -800,10 +808,7 @@ impl Store for World {
     }
 
     fn record(&self, outcome: &Outcome) -> Result<(), Failure> {
-        fn put<T: Clone>(
-            into: &mut BTreeMap<DefguardId, T>,
-            changes: &BTreeMap<DefguardId, Option<T>>,
-        ) {
+        fn put<T: Clone>(into: &mut BTreeMap<DefguardId, T>, changes: &BTreeMap<DefguardId, Option<T>>) {
             for (id, change) in changes {
                 match change {
                     Some(value) => into.insert(*id, value.clone()),
