@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::TimeDelta;
 use defguard_synapse_sync::{
     domain::{Account, Change, DefguardId, Mxid, ThreePid},
     engine::{RunReport, RunRequest},
@@ -186,6 +187,7 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunReport> {
     let before = {
         let mut state = world.state();
+        state.now += TimeDelta::hours(1);
         for event in &round.events {
             state.happens(event);
         }
@@ -196,7 +198,7 @@ async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunRe
     only_owned_accounts_are_written(policies, &before, &after);
     nobody_is_locked_out(&before, &after);
     what_others_put_there_stays(&after);
-    links_stay_what_they_are(&before, &after);
+    links_stay_what_they_are(&before, &after, round.faults.is_empty());
     if round.faults.values().any(|fault| matches!(fault, Fault::Missing(_))) {
         an_incomplete_listing_creates_nobody(&before, &after);
     }
@@ -263,7 +265,7 @@ fn what_others_put_there_stays(after: &State) {
     }
 }
 
-fn links_stay_what_they_are(before: &State, after: &State) {
+fn links_stay_what_they_are(before: &State, after: &State, calm: bool) {
     let mut accounts = BTreeSet::new();
     let mut subjects = BTreeSet::new();
     for (id, link) in &after.links {
@@ -271,7 +273,8 @@ fn links_stay_what_they_are(before: &State, after: &State) {
             assert_eq!(old.mxid, link.mxid, "an MXID never changes");
         }
         assert!(accounts.insert(&link.mxid), "{} is linked twice", link.mxid);
-        if let Some(subject) = &link.subject {
+        // A run that did not get to the end may have left the old subject in the link of somebody who waits.
+        if let (true, Some(subject)) = (calm, &link.subject) {
             assert!(subjects.insert(subject), "the subject {subject} is linked twice");
         }
     }

@@ -103,6 +103,13 @@ impl Writer<'_> {
             match attempt {
                 Ok(()) => break,
                 Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
+                Err(Undone::Failed(failure)) if failure.class != FailureClass::Transient => {
+                    // Synapse may have refused only a part; if there is no account now, none will come of this.
+                    if matches!(self.homeserver.get(mxid).await, Lookup::Absent) {
+                        self.disown(id)?;
+                    }
+                    return Err(failure.into());
+                }
                 Err(undone) => return Err(undone),
             }
         }
