@@ -7,7 +7,7 @@ use super::{
     transfer::{Hands, Things, sequence},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Move, Mxid, Person};
+use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Move, Mxid, Person, Subject};
 
 /// What becomes of one person, before it is known who exchanges what with whom.
 #[derive(Debug, Clone)]
@@ -91,6 +91,7 @@ impl Draft {
 pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Plan {
     hold_back(view, &mut drafts);
     hand_over(&mut drafts);
+    correct_links(view, &mut drafts);
     let intents = finish_intents(view, &mut drafts);
     let mut plan = Plan { groups: groups(view, &drafts), ..Plan::default() };
     let key_of: BTreeMap<DefguardId, DefguardId> =
@@ -154,6 +155,33 @@ fn hand_over(drafts: &mut BTreeMap<DefguardId, Draft>) {
         }
         draft.drops.ids.extend(things.ids);
         draft.drops.emails.extend(things.emails);
+    }
+}
+
+/// A run that did not get to the end may have taken a login off an account while the link still names it. Once another
+/// person's link gets it, the old one has to say that it is gone, or nobody would notice when it is due again.
+fn correct_links(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
+    let links = view.scene.links;
+    let mut news: BTreeMap<Subject, DefguardId> = BTreeMap::new();
+    for draft in drafts.values() {
+        let before = links.get(&draft.id).and_then(|link| link.subject.as_ref());
+        if let Some(subject) = draft.link.as_ref().and_then(|link| link.subject.as_ref())
+            && before != Some(subject)
+        {
+            news.insert(subject.clone(), draft.id);
+        }
+    }
+    for (id, old) in links {
+        let Some(subject) = &old.subject else { continue };
+        if news.get(subject).is_none_or(|owner| owner == id) {
+            continue;
+        }
+        let draft = drafts.entry(*id).or_insert_with(|| Draft::of(*id, Some(old), State::InStep));
+        if let Some(link) = &mut draft.link
+            && link.subject.as_ref() == Some(subject)
+        {
+            link.subject = None;
+        }
     }
 }
 
