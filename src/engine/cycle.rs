@@ -131,7 +131,8 @@ impl Engine {
             if undecided {
                 continue;
             }
-            if before != after.as_ref() {
+            // An incomplete listing leaves things undone that a remembered conflict would hide from the next run.
+            if before != after.as_ref() && seen.listing.is_complete() {
                 outcome.standoffs.insert(*id, after);
             }
             if seen.backoff.contains_key(id) {
