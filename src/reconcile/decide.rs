@@ -186,6 +186,12 @@ fn identify(
     old: Option<&Subject>,
 ) -> Result<(), Stop> {
     let rules = view.scene.rules;
+    if let Some(link) = &mut draft.link {
+        // What somebody else, or a run that was cut short, took off is not there any more.
+        link.subject = link.subject.take().filter(|subject| {
+            account.external_ids.contains(&ExternalId::login(&rules.auth_provider, subject))
+        });
+    }
     if !view.scene.complete {
         return Ok(());
     }
