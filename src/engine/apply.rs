@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Peer, RunId,
+        Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Mxid, Peer,
+        RunId,
     },
-    ports::Outcome,
+    ports::{JournalFilter, Outcome},
     reconcile::Group,
 };
 
@@ -115,7 +116,11 @@ impl Engine {
             return Ok(why);
         }
         let mut done = GroupDone::default();
-        let intent = group.intent(self.clock.now());
+        let unfinished = seen.intents.iter().find(|intent| intent.group == group.key);
+        let mut intent = group.intent(self.clock.now());
+        if let Some(unfinished) = unfinished {
+            keep_in_mind(&mut intent, unfinished);
+        }
         if !group.steps.is_empty() {
             self.store.begin(&intent)?;
         }
@@ -157,8 +162,15 @@ impl Engine {
         }
         let mut outcome =
             Outcome { links: group.links.clone(), backoff: self.relieved(seen, group), ..Outcome::default() };
-        if !group.steps.is_empty() {
-            outcome.finished.insert(group.key);
+        match unfinished {
+            _ if group.steps.is_empty() => {}
+            // Whether that one is settled as well does not depend on this group alone.
+            Some(unfinished) => {
+                outcome.continued = Some(Intent { pending: Vec::new(), ..unfinished.clone() });
+            }
+            None => {
+                outcome.finished.insert(group.key);
+            }
         }
         for (id, change) in &group.made {
             // A creation was written down when it happened; the other ways to a link are written down with the link.
@@ -172,12 +184,20 @@ impl Engine {
             if let (false, Some(mxid)) = (written, mxid) {
                 let entry =
                     Entry { run, at: self.clock.now(), id: *id, mxid: mxid.clone(), change: change.clone() };
-                outcome.journal.push(entry);
+                if *change != Change::Created || !self.is_told(*id, mxid)? {
+                    outcome.journal.push(entry);
+                }
                 done.done.entry(*id).or_default().insert(0, change.clone());
             }
         }
         self.store.record(&outcome)?;
         Ok(done)
+    }
+
+    /// Whether the journal has the creation of an account.
+    fn is_told(&self, id: DefguardId, mxid: &Mxid) -> Result<bool, Failure> {
+        let told = self.store.journal(&JournalFilter { id: Some(id), ..JournalFilter::default() })?;
+        Ok(told.iter().any(|entry| entry.change == Change::Created && entry.mxid == *mxid))
     }
 
     /// Reads the people of a group again: what was planned holds only if they are still the same.
@@ -220,26 +240,49 @@ impl Engine {
         self.store.record(&Outcome { backoff, ..Outcome::default() })
     }
 
-    /// Completes the journal with the writes that had taken effect when the program ended between them and their line.
-    pub(super) async fn recover(&self, seen: &Gathered) -> Result<(), Failure> {
-        for intent in seen.intents.iter().filter(|intent| !intent.pending.is_empty()) {
+    /// Completes the journal with the writes that had taken effect when the program ended between them and their line,
+    /// and forgets the creations that had not begun: an account of that name that is there now is somebody else's.
+    pub(super) async fn recover(&self, seen: &mut Gathered, dry_run: bool) -> Result<(), Failure> {
+        for intent in &mut seen.intents {
             let mut journal = Vec::new();
+            let mut unknown = Vec::new();
             for entry in &intent.pending {
                 match self.homeserver.get(&entry.mxid).await {
-                    Lookup::Found(account)
-                        if took_effect(entry, &account, &seen.rules.instance, intent.begun) =>
-                    {
+                    Lookup::Found(account) if took_effect(entry, &account, &seen.rules.instance) => {
                         journal.push(entry.clone());
                     }
                     Lookup::Found(_) | Lookup::Absent => {}
-                    Lookup::Unknown(failure) => return Err(failure),
+                    Lookup::Unknown(failure) if failure.class == FailureClass::Unauthorised => {
+                        return Err(failure);
+                    }
+                    Lookup::Unknown(_) => unknown.push(entry.clone()),
                 }
             }
-            let continued = Intent { pending: Vec::new(), ..intent.clone() };
-            self.store.record(&Outcome { journal, continued: Some(continued), ..Outcome::default() })?;
+            let mut known = Intent { pending: unknown, ..intent.clone() };
+            for (id, mxid) in &intent.creates {
+                let made = |entry: &Entry| entry.change == Change::Created && entry.mxid == *mxid;
+                if !(journal.iter().chain(&known.pending).any(made) || self.is_told(*id, mxid)?) {
+                    known.creates.remove(id);
+                }
+            }
+            if !dry_run && known != *intent {
+                let continued = Some(known.clone());
+                self.store.record(&Outcome { journal, continued, ..Outcome::default() })?;
+            }
+            // As long as it is not known whether we made an account, it is not taken for ours.
+            known.creates.retain(|_, mxid| known.pending.iter().all(|entry| entry.mxid != *mxid));
+            *intent = known;
         }
         Ok(())
     }
+}
+
+/// A group that has the key of an unfinished one must not make its intent forgotten.
+fn keep_in_mind(intent: &mut Intent, unfinished: &Intent) {
+    for (id, mxid) in &unfinished.creates {
+        intent.creates.entry(*id).or_insert_with(|| mxid.clone());
+    }
+    intent.moves.extend(unfinished.moves.iter().cloned());
 }
 
 /// One minute after the first failure, twice as long after each further one.

@@ -71,9 +71,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut seen = self.gather().await?;
         report.completeness = Some(seen.listing.completeness().clone());
-        if !request.dry_run {
-            self.recover(&seen).await?;
-        }
+        self.recover(&mut seen, request.dry_run).await?;
         let mut asked = BTreeSet::new();
         for name in &request.only {
             match seen.resolve(name) {
@@ -115,25 +113,40 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut outcome = Outcome::default();
         let now = self.clock.now();
+        let done = |key: &DefguardId| {
+            applied.groups.get(key).is_some_and(|group| group.failed.is_none() && group.put_off.is_none())
+        };
+        // Whose work was not done is looked at again, conflict or not.
+        let left_over: BTreeSet<DefguardId> = plan
+            .groups
+            .iter()
+            .filter(|group| !done(&group.key))
+            .flat_map(|group| group.people.iter().copied())
+            .collect();
         for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
             let before = seen.standoffs.get(id);
             let listed = seen.listing.people().get(id).map(|listed| &listed.username);
             let after = listed.and_then(|username| standoff(person, username, before, now));
-            let undecided = matches!(person.state, State::Failed | State::Postponed | State::Withheld);
-            if !undecided && before != after.as_ref() {
+            let undecided = left_over.contains(id)
+                || matches!(person.state, State::Failed | State::Postponed | State::Withheld);
+            if undecided {
+                continue;
+            }
+            // An incomplete listing leaves things undone that a remembered conflict would hide from the next run.
+            if before != after.as_ref() && seen.listing.is_complete() {
                 outcome.standoffs.insert(*id, after);
             }
+            if seen.backoff.contains_key(id) {
+                outcome.backoff.insert(*id, None);
+            }
         }
-        for id in
-            seen.standoffs.keys().filter(|id| seen.listing.is_complete() && !plan.people.contains_key(id))
-        {
-            outcome.standoffs.insert(*id, None);
+        if seen.listing.is_complete() {
+            let gone = |id: &&DefguardId| !plan.people.contains_key(id) && !left_over.contains(id);
+            outcome.standoffs.extend(seen.standoffs.keys().filter(gone).map(|id| (*id, None)));
+            outcome.backoff.extend(seen.backoff.keys().filter(gone).map(|id| (*id, None)));
         }
         for (intent, groups) in &plan.intents {
-            let settled = groups.iter().all(|key| {
-                applied.groups.get(key).is_some_and(|group| group.failed.is_none() && group.put_off.is_none())
-            });
-            if settled {
+            if groups.iter().all(done) {
                 outcome.finished.insert(*intent);
             }
         }
@@ -145,6 +158,7 @@ impl Engine {
     pub async fn explain(&self, name: &str) -> Result<Option<Explanation>, Failure> {
         let _turn = self.turn.lock().await;
         let mut seen = self.gather().await?;
+        self.recover(&mut seen, true).await?;
         let Some(id) = seen.resolve(name) else { return Ok(None) };
         let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
         let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));

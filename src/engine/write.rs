@@ -22,6 +22,9 @@ const WASHES: u32 = 3;
 /// How far the clocks of the homeserver and of this machine may be apart.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
+/// How long the tries of one creation can take together. An account that is younger was made by somebody else.
+const LONGEST_CREATION: TimeDelta = TimeDelta::minutes(10);
+
 /// Why a step was not done.
 #[derive(Debug)]
 pub(super) enum Undone {
@@ -76,7 +79,6 @@ impl Writer<'_> {
         };
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
-        let begun = self.intent.begun;
         let mut tried = 0;
         loop {
             tried += 1;
@@ -91,18 +93,23 @@ impl Writer<'_> {
                 Lookup::Unknown(failure) => return Err(failure.into()),
             };
             let attempt = match there {
-                None => self.make(mxid, &full).await,
+                None => self.make(id, mxid, &full).await,
                 Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
-                Some(account) if tried > 1 && is_half_made(&account, begun) => self.fill(mxid, &full).await,
-                Some(_) => {
-                    return Err(Undone::Changed(format!(
-                        "{mxid} appeared in the meantime; it was left as it is"
-                    )));
+                Some(account) if tried > 1 && is_half_made(&account, entry.at) => {
+                    self.fill(mxid, &full).await
                 }
+                Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
                 Ok(()) => break,
                 Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
+                Err(Undone::Failed(failure)) if failure.class != FailureClass::Transient => {
+                    // Synapse may have refused only a part; if there is no account now, none will come of this.
+                    if matches!(self.homeserver.get(mxid).await, Lookup::Absent) {
+                        self.disown(id)?;
+                    }
+                    return Err(failure.into());
+                }
                 Err(undone) => return Err(undone),
             }
         }
@@ -110,12 +117,10 @@ impl Writer<'_> {
     }
 
     /// Makes an account that is not there, and never takes over one that turns up at that moment.
-    async fn make(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
+    async fn make(&mut self, id: DefguardId, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
         if self.empty_first {
             if !self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
-                return Err(Undone::Changed(format!(
-                    "{mxid} appeared in the meantime; it was left as it is"
-                )));
+                return Err(self.leave(id, mxid)?);
             }
             return self.fill(mxid, full).await;
         }
@@ -124,10 +129,8 @@ impl Writer<'_> {
             return check(&written.account, full).map_err(Undone::Failed);
         }
         // Somebody else made it between our look and our write: it is not ours, so our ids come off again.
-        let ours = full.external_ids.clone().unwrap_or_default();
-        let rest = &written.account.external_ids - &ours;
-        let patch = AccountPatch { external_ids: Some(rest), ..AccountPatch::default() };
-        self.homeserver.put(mxid, &patch).await?;
+        self.disown(id)?;
+        self.take_back(mxid, &full.external_ids.clone().unwrap_or_default()).await?;
         Err(Undone::Failed(
             Failure::new(
                 Peer::Synapse,
@@ -140,6 +143,45 @@ impl Writer<'_> {
                  `synapse.create = \"empty-first\"`"
             )),
         ))
+    }
+
+    /// Takes our external ids off an account that is not ours. The failure is never one that may pass, so that nobody
+    /// looks at the account again and takes it for one that we made.
+    async fn take_back(&self, mxid: &Mxid, ours: &BTreeSet<ExternalId>) -> Result<(), Failure> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let failure = match self.homeserver.get(mxid).await {
+                Lookup::Found(account) => match without(&account, ours) {
+                    patch if patch.is_empty() => return Ok(()),
+                    patch => match self.homeserver.put(mxid, &patch).await {
+                        Ok(_) => return Ok(()),
+                        Err(failure) => failure,
+                    },
+                },
+                Lookup::Absent => return Ok(()),
+                Lookup::Unknown(failure) => failure,
+            };
+            if tried < TRIES && may_pass(&failure) {
+                self.wait(tried).await;
+                continue;
+            }
+            return Err(Failure { class: FailureClass::Permanent, ..failure }.mend(format!(
+                "{mxid} was made by somebody else at the same moment and carries our external ids now: take them off"
+            )));
+        }
+    }
+
+    /// The account at `mxid` turned up by itself. From now on nothing of ours says that we began to make it.
+    fn leave(&mut self, id: DefguardId, mxid: &Mxid) -> Result<Undone, Failure> {
+        self.disown(id)?;
+        Ok(Undone::Changed(format!("{mxid} appeared in the meantime; it was left as it is")))
+    }
+
+    fn disown(&mut self, id: DefguardId) -> Result<(), Failure> {
+        self.intent.creates.remove(&id);
+        self.intent.pending.clear();
+        self.store.record(&Outcome { continued: Some(self.intent.clone()), ..Outcome::default() })
     }
 
     async fn fill(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
@@ -202,20 +244,38 @@ impl Writer<'_> {
         patch: impl Fn(&Account) -> AccountPatch,
     ) -> Result<Vec<Entry>, Undone> {
         let mut tried = 0;
+        let mut kept = Vec::new();
         loop {
             tried += 1;
             let attempt = match self.read(id, mxid).await {
-                Ok(account) => match patch(&account) {
-                    patch if patch.is_empty() => return Ok(Vec::new()),
-                    patch => self.write(id, mxid, &account, &patch).await,
-                },
+                Ok(account) => {
+                    kept.extend(self.catch_up(&account)?);
+                    match patch(&account) {
+                        patch if patch.is_empty() => return Ok(kept),
+                        patch => self.write(id, mxid, &account, &patch).await,
+                    }
+                }
                 Err(undone) => Err(undone),
             };
             match attempt {
+                Ok(entries) => {
+                    kept.extend(entries);
+                    return Ok(kept);
+                }
                 Err(Undone::Failed(failure)) if tried < TRIES && may_pass(&failure) => self.wait(tried).await,
-                done => return done,
+                Err(undone) => return Err(undone),
             }
         }
+    }
+
+    /// Writes down what a write without a clear outcome did change.
+    fn catch_up(&mut self, account: &Account) -> Result<Vec<Entry>, Undone> {
+        if self.intent.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut done = std::mem::take(&mut self.intent.pending);
+        done.retain(|entry| entry.mxid == account.summary.mxid && took_effect(entry, account, self.instance));
+        self.keep(done)
     }
 
     /// The account as it is now; never one that is marked as somebody else's.
@@ -269,14 +329,9 @@ impl Writer<'_> {
 }
 
 /// Whether a journal line that was pending when the program ended took effect, as the account shows.
-pub(super) fn took_effect(
-    entry: &Entry,
-    account: &Account,
-    instance: &Instance,
-    begun: DateTime<Utc>,
-) -> bool {
+pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance) -> bool {
     match &entry.change {
-        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, begun),
+        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, entry.at),
         Change::DisplayName { after, .. } => account.summary.display_name == *after,
         Change::Emails { after, .. } => emails(&account.threepids) == *after,
         Change::ExternalIds { after, .. } => account.external_ids == *after,
@@ -284,9 +339,11 @@ pub(super) fn took_effect(
     }
 }
 
-/// Whether the account can only be one that we began to make: nobody's, and not older than our intent.
+/// Whether the account can only be one that we began to make at that time: nobody's, and made just then.
 fn is_half_made(account: &Account, begun: DateTime<Utc>) -> bool {
-    account.external_ids.is_empty() && account.created_at >= (begun - CLOCK_DIFFERENCE).timestamp()
+    let earliest = (begun - CLOCK_DIFFERENCE).timestamp();
+    let latest = (begun + LONGEST_CREATION + CLOCK_DIFFERENCE).timestamp();
+    account.external_ids.is_empty() && (earliest..=latest).contains(&account.created_at)
 }
 
 fn may_pass(failure: &Failure) -> bool {

@@ -36,7 +36,8 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
             Draft::idle(person, None, State::Conflict).conflicts(conflicts)
         } else {
             match (Unlinked { view: &view, person, mapped }).draft() {
-                Ok(Some(draft)) => draft,
+                Ok(Some(draft)) => without_an_account(&view, draft, mapped)
+                    .unwrap_or_else(|stop| stopped(person, None, stop)),
                 Ok(None) => {
                     open.push((person, mapped));
                     continue;
@@ -49,7 +50,10 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
     let mut given = BTreeSet::new();
     for (person, mapped) in open {
         let newcomer = Newcomer { view: &view, person, mapped, drafts: &drafts };
-        let draft = newcomer.draft(&mut given).unwrap_or_else(|stop| stopped(person, None, stop));
+        let draft = newcomer
+            .draft(&mut given)
+            .and_then(|draft| without_an_account(&view, draft, mapped))
+            .unwrap_or_else(|stop| stopped(person, None, stop));
         drafts.insert(person.id, draft);
     }
     let plan = assemble(&view, drafts);
@@ -68,6 +72,26 @@ fn stopped(person: &Person, link: Option<&Link>, stop: Stop) -> Draft {
     }
 }
 
+/// Whoever gets no account must not open that of somebody who was renamed and whose old login is theirs now.
+fn without_an_account(view: &View<'_>, mut draft: Draft, mapped: &Mapped) -> Result<Draft, Stop> {
+    if let (None, Ok(subject)) = (&draft.link, &mapped.subject) {
+        take_off(view, &mut draft, subject)?;
+    }
+    Ok(draft)
+}
+
+/// Takes a login that a person cannot get off the account of an owner whose it is no longer.
+fn take_off(view: &View<'_>, draft: &mut Draft, subject: &Subject) -> Result<(), Stop> {
+    let login = ExternalId::login(&view.scene.rules.auth_provider, subject);
+    if let Some(account) = view.holder(&login)?
+        && let Some(owner) = view.owner(account).filter(|owner| *owner != draft.id)
+        && view.gives_up_subject(owner, account, subject)
+    {
+        draft.takes.entry(owner).or_default().ids.insert(login);
+    }
+    Ok(())
+}
+
 /// A person with a link: the account is given, its contents are the question.
 struct Linked<'a> {
     view: &'a View<'a>,
@@ -82,10 +106,10 @@ impl Linked<'_> {
         let mxid = &self.link.mxid;
         let idle = Draft::idle(self.person, Some(self.link), State::InStep);
         let Some(summary) = scene.accounts.get(mxid) else {
-            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Vanished { mxid: mxid.clone() });
         };
         if summary.deactivated {
-            return Ok(idle.conflict(Conflict::Deactivated { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
         }
         let remembered = self.view.remembered(self.person.id);
         let subject_is_due =
@@ -97,7 +121,7 @@ impl Linked<'_> {
             || ((subject_is_due || email_is_due) && remembered.is_none());
         let account = if look { self.view.account(mxid)? } else { None };
         if look && account.is_none() {
-            return Ok(idle.conflict(Conflict::Vanished { mxid: mxid.clone() }));
+            return self.unusable(idle, Conflict::Vanished { mxid: mxid.clone() });
         }
         let mut draft = idle;
         if let Some(link) = &mut draft.link {
@@ -113,7 +137,7 @@ impl Linked<'_> {
         }
         if let Some(account) = account {
             if account.is_marked() && account.owner(&scene.rules.instance) != Some(self.person.id) {
-                return Ok(draft.conflict(Conflict::MarkedForOther { mxid: mxid.clone() }));
+                return self.unusable(draft, Conflict::MarkedForOther { mxid: mxid.clone() });
             }
             let old = self.link.subject.as_ref();
             let subject = identify(self.view, &mut draft, self.mapped, account, old);
@@ -123,7 +147,12 @@ impl Linked<'_> {
             subject?;
             email?;
         } else if let Some(conflicts) = remembered {
+            let not_theirs =
+                conflicts.iter().any(|conflict| matches!(conflict, Conflict::MarkedForOther { .. }));
             draft = draft.conflicts(conflicts);
+            if not_theirs {
+                return Ok(draft);
+            }
         } else if let Err(error) = &self.mapped.email {
             draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
         } else if let (Some(link), Ok(email)) = (&mut draft.link, &self.mapped.email) {
@@ -131,6 +160,17 @@ impl Linked<'_> {
         }
         let shown = summary.display_name.as_deref();
         naming(&mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
+        Ok(draft)
+    }
+
+    /// Nothing can be done with the account; but this person's login must not open somebody else's either.
+    fn unusable(&self, draft: Draft, conflict: Conflict) -> Result<Draft, Stop> {
+        let mut draft = draft.conflict(conflict);
+        if let (true, None, Ok(subject)) =
+            (self.view.scene.complete, self.view.remembered(self.person.id), &self.mapped.subject)
+        {
+            take_off(self.view, &mut draft, subject)?;
+        }
         Ok(draft)
     }
 }
@@ -145,6 +185,12 @@ fn identify(
     old: Option<&Subject>,
 ) -> Result<(), Stop> {
     let rules = view.scene.rules;
+    if let Some(link) = &mut draft.link {
+        // What somebody else, or a run that was cut short, took off is not there any more.
+        link.subject = link.subject.take().filter(|subject| {
+            account.external_ids.contains(&ExternalId::login(&rules.auth_provider, subject))
+        });
+    }
     if !view.scene.complete {
         return Ok(());
     }
@@ -168,7 +214,7 @@ fn identify(
             Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
             Claim::Blocked(conflict) => {
                 draft.conflicts.push(conflict);
-                return Ok(());
+                return take_off(view, draft, subject);
             }
         }
         draft.gains.ids.insert(login.clone());
@@ -247,7 +293,19 @@ impl Unlinked<'_> {
         let marked = marked?;
         let opened = opened.transpose()?.flatten();
         if let Some(account) = marked {
-            return self.take(account, State::Relink, Change::Relinked).map(Some);
+            let mxid = &account.summary.mxid;
+            if let Some(owner) = self.view.linked_to(mxid) {
+                let taken =
+                    Conflict::LocalpartTaken { mxid: mxid.clone(), owner: Some(owner), not_adopted: None };
+                return Ok(Some(Draft::idle(self.person, None, State::Conflict).conflict(taken)));
+            }
+            // Our own creation, interrupted after the marker was there: it may lack other things.
+            let (state, made) = if self.view.begun_creation(self.person.id).as_ref() == Some(mxid) {
+                (State::Create, Change::Created)
+            } else {
+                (State::Relink, Change::Relinked)
+            };
+            return self.take(account, state, made).map(Some);
         }
         let idle = Draft::idle(self.person, None, State::Conflict);
         if let Err(error) = &self.mapped.subject {
@@ -256,15 +314,20 @@ impl Unlinked<'_> {
         }
         if let Some(mxid) = self.view.begun_creation(self.person.id)
             && let Some(account) = self.view.account(&mxid)?
-            && self.view.is_our_unfinished(self.person.id, account)
+            && self.view.is_our_unfinished(account)
         {
             return self.take(account, State::Create, Change::Created).map(Some);
         }
         let Some(account) = opened else { return Ok(None) };
         let mxid = account.summary.mxid.clone();
         match self.view.owner(account) {
-            Some(owner) if subject.is_some_and(|subject| self.view.gives_up_subject(owner, subject)) => {
+            Some(owner)
+                if subject.is_some_and(|subject| self.view.gives_up_subject(owner, account, subject)) =>
+            {
                 Ok(None)
+            }
+            _ if let Some(people) = subject.and_then(|subject| self.view.subject_twins(subject)) => {
+                Ok(Some(idle.conflict(Conflict::SubjectTwins { people: people.clone() })))
             }
             Some(owner) => Ok(Some(idle.conflict(Conflict::UsernameReused { mxid, owner }))),
             None => match self.view.adoption(account, self.mapped, subject) {
@@ -363,7 +426,9 @@ impl Newcomer<'_> {
             // Only another spelling of the localpart exists; Synapse refuses this one as well.
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None }));
         };
-        let owner = self.view.owner(account);
+        let given_now =
+            self.drafts.values().find(|draft| draft.link.is_some() && draft.mxid.as_ref() == Some(&mxid));
+        let owner = self.view.owner(account).or_else(|| given_now.map(|draft| draft.id));
         if owner.is_some() {
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner, not_adopted: None }));
         }

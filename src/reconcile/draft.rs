@@ -7,7 +7,7 @@ use super::{
     transfer::{Hands, Things, Turn, sequence},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, Failure, Link, Move, Mxid, Person};
+use crate::domain::{Change, Conflict, DefguardId, Failure, Link, Move, Mxid, Person, Subject};
 
 /// What becomes of one person, before it is known who exchanges what with whom.
 #[derive(Debug, Clone)]
@@ -86,6 +86,11 @@ impl Draft {
         self.new || !self.gains.is_empty() || !self.drops.is_empty() || self.name.is_some()
     }
 
+    /// Whether it is not known now what becomes of this person.
+    fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Failed | State::Postponed | State::Withheld)
+    }
+
     /// Takes back everything that would have been done.
     fn wait_for(&mut self, other: DefguardId, link: Option<&Link>) {
         let notes = std::mem::take(&mut self.notes);
@@ -97,6 +102,7 @@ impl Draft {
 pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Plan {
     hold_back(view, &mut drafts);
     hand_over(&mut drafts);
+    correct_links(view, &mut drafts);
     let intents = finish_intents(view, &mut drafts);
     let mut plan = Plan { groups: groups(view, &drafts), ..Plan::default() };
     let key_of: BTreeMap<DefguardId, DefguardId> =
@@ -135,11 +141,7 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
 fn hold_back(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     loop {
         let stuck = drafts.values().find_map(|draft| {
-            let blocker = draft.takes.keys().find(|owner| {
-                drafts.get(owner).is_none_or(|owner| {
-                    matches!(owner.state, State::Failed | State::Postponed | State::Withheld)
-                })
-            });
+            let blocker = draft.takes.keys().find(|owner| drafts.get(owner).is_none_or(Draft::is_undecided));
             blocker.map(|blocker| (draft.id, *blocker))
         });
         let Some((id, blocker)) = stuck else { return };
@@ -167,13 +169,42 @@ fn hand_over(drafts: &mut BTreeMap<DefguardId, Draft>) {
     }
 }
 
+/// A run that did not get to the end may have taken a login off an account while the link still names it. Once another
+/// person's link gets it, the old one has to say that it is gone, or nobody would notice when it is due again.
+fn correct_links(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
+    let links = view.scene.links;
+    let mut news: BTreeMap<Subject, DefguardId> = BTreeMap::new();
+    for draft in drafts.values() {
+        let before = links.get(&draft.id).and_then(|link| link.subject.as_ref());
+        if let Some(subject) = draft.link.as_ref().and_then(|link| link.subject.as_ref())
+            && before != Some(subject)
+        {
+            news.insert(subject.clone(), draft.id);
+        }
+    }
+    for (id, old) in links {
+        let Some(subject) = &old.subject else { continue };
+        if news.get(subject).is_none_or(|owner| owner == id) {
+            continue;
+        }
+        let draft = drafts.entry(*id).or_insert_with(|| Draft::of(*id, Some(old), State::InStep));
+        if let Some(link) = &mut draft.link
+            && link.subject.as_ref() == Some(subject)
+        {
+            link.subject = None;
+        }
+    }
+}
+
 /// Adds what unfinished intents of earlier runs still need, and says on whose work each of them depends.
 fn finish_intents(
     view: &View<'_>,
     drafts: &mut BTreeMap<DefguardId, Draft>,
 ) -> BTreeMap<DefguardId, BTreeSet<DefguardId>> {
     let mut waiting = BTreeMap::new();
-    for intent in view.scene.intents {
+    // What settles an intent can be about people whom an incomplete listing does not show.
+    let intents = if view.scene.complete { view.scene.intents } else { &[] };
+    for intent in intents {
         let mut people: BTreeSet<DefguardId> = intent.creates.keys().copied().collect();
         let mut known = true;
         for moved in &intent.moves {
@@ -182,11 +213,7 @@ fn finish_intents(
                 Err(_) => known = false,
             }
         }
-        let drafted = people.iter().all(|id| {
-            drafts.get(id).is_none_or(|draft| {
-                !matches!(draft.state, State::Failed | State::Postponed | State::Withheld)
-            })
-        });
+        let drafted = people.iter().all(|id| drafts.get(id).is_none_or(|draft| !draft.is_undecided()));
         if known && drafted {
             waiting.insert(intent.group, people);
         }
@@ -203,7 +230,11 @@ fn loose_end(
     if let Some(taker) = drafts.values().find(|draft| draft.gains.ids.contains(&moved.id)) {
         return Ok(Some(taker.id));
     }
-    let owner = view.linked_to(&moved.from);
+    let owner = drafts
+        .values()
+        .find(|draft| draft.link.as_ref().is_some_and(|link| link.mxid == moved.from))
+        .map(|draft| draft.id)
+        .or_else(|| view.linked_to(&moved.from));
     if let Some(holder) = view.holder(&moved.id)? {
         return Ok(owner.filter(|_| holder.summary.mxid == moved.from));
     }
@@ -211,7 +242,9 @@ fn loose_end(
     let Some(owner) = owner else { return Ok(None) };
     let draft =
         drafts.entry(owner).or_insert_with(|| Draft::of(owner, view.scene.links.get(&owner), State::InStep));
-    draft.drops.ids.insert(moved.id.clone());
+    if !draft.is_undecided() {
+        draft.drops.ids.insert(moved.id.clone());
+    }
     Ok(Some(owner))
 }
 

@@ -258,15 +258,14 @@ impl Plan {
 }
 
 impl Group {
-    /// What has to be remembered before the group is begun.
+    /// What has to be remembered before the group is begun. An account whose creation is finished counts as one that
+    /// is being made until all is done.
     pub fn intent(&self, begun: DateTime<Utc>) -> Intent {
         let creates = self
-            .steps
+            .made
             .iter()
-            .filter_map(|step| match step {
-                Step::Create { id, mxid, .. } => Some((*id, mxid.clone())),
-                Step::Hold { .. } | Step::Name { .. } => None,
-            })
+            .filter(|(_, change)| **change == Change::Created)
+            .filter_map(|(id, _)| Some((*id, self.links.get(id)?.as_ref()?.mxid.clone())))
             .collect();
         Intent { group: self.key, begun, creates, moves: self.moves.clone(), pending: Vec::new() }
     }

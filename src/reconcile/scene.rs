@@ -57,7 +57,8 @@ pub struct Scene<'a> {
     pub accounts: &'a BTreeMap<Mxid, AccountSummary>,
     /// What was found out in this run.
     pub answers: &'a Answers,
-    /// What was begun and not finished by an earlier run.
+    /// What was begun and not finished by an earlier run. Of the accounts that it was to create only those are named
+    /// that it did create.
     pub intents: &'a [Intent],
     /// The conflicts that are remembered.
     pub standoffs: &'a BTreeMap<DefguardId, Standoff>,

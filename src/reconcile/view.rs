@@ -6,7 +6,6 @@ use std::{
     fmt::Write as _,
 };
 
-use chrono::TimeDelta;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -18,10 +17,6 @@ use crate::domain::{
     Account, Conflict, DefguardId, Email, ExternalId, Failure, FieldPolicy, Localpart, Lookup, Mapped, Mxid,
     OnConflict, Person, Subject,
 };
-
-/// How far the clocks of the homeserver and of this machine may be apart when we judge whether an account without
-/// external ids is the one that we began to make.
-const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Synapse gives up after so many suffixes at a login (`SsoHandler._MAP_USERNAME_RETRIES`).
 const MOST_SUFFIXES: u32 = 1000;
@@ -150,15 +145,23 @@ impl<'a> View<'a> {
         self.owners.get(mxid).copied()
     }
 
-    /// Whether `owner` is an active person whose login is another one by now, so that this one is not theirs any more.
-    pub(super) fn gives_up_subject(&self, owner: DefguardId, subject: &Subject) -> bool {
+    /// Whether something can be taken off an account of `owner`: the same accounts on which their own draft works.
+    fn can_be_written(&self, owner: DefguardId, account: &Account) -> bool {
+        let theirs = account.owner(&self.scene.rules.instance) == Some(owner);
+        !account.summary.deactivated && (theirs || !account.is_marked())
+    }
+
+    /// Whether `owner` is an active person whose login is another one by now, so that the one on their account is not
+    /// theirs any more.
+    pub(super) fn gives_up_subject(&self, owner: DefguardId, account: &Account, subject: &Subject) -> bool {
         self.is_wanted(owner)
+            && self.can_be_written(owner, account)
             && self
                 .mapped(owner)
                 .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject))
     }
 
-    fn gives_up_email(&self, owner: DefguardId, email: &Email) -> bool {
+    fn gives_up_email(&self, owner: DefguardId, account: &Account, email: &Email) -> bool {
         let elsewhere = self
             .mapped(owner)
             .is_some_and(|mapped| mapped.email.as_ref().is_ok_and(|own| own.as_ref() != Some(email)));
@@ -169,17 +172,22 @@ impl<'a> View<'a> {
             }
             FieldPolicy::Initial | FieldPolicy::Ignore => false,
         };
-        self.is_wanted(owner) && elsewhere && acts
+        self.is_wanted(owner) && self.can_be_written(owner, account) && elsewhere && acts
     }
 
     fn mapped(&self, id: DefguardId) -> Option<&'a Mapped> {
         self.scene.mapped.get(&id)
     }
 
+    /// The people who share a login subject, if there are several.
+    pub(super) fn subject_twins(&self, subject: &Subject) -> Option<&Vec<DefguardId>> {
+        self.subjects.get(subject).filter(|people| people.len() > 1)
+    }
+
     /// Whether a login subject can be put on the account of `id`.
     pub(super) fn claim_subject(&self, id: DefguardId, subject: &Subject) -> Result<Claim, Stop> {
         let login = ExternalId::login(&self.scene.rules.auth_provider, subject);
-        let twins = self.subjects.get(subject).filter(|people| people.len() > 1);
+        let twins = self.subject_twins(subject);
         let Some(account) = self.holder(&login)? else {
             return Ok(twins.map_or(Claim::Free, |people| {
                 Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })
@@ -188,11 +196,11 @@ impl<'a> View<'a> {
         let mxid = account.summary.mxid.clone();
         match self.owner(account) {
             Some(owner) if owner == id => Ok(Claim::Free),
-            Some(owner) if self.gives_up_subject(owner, subject) => self.from(owner),
-            Some(_) if twins.is_some() => {
-                Ok(Claim::Blocked(Conflict::SubjectTwins { people: twins.cloned().unwrap_or_default() }))
-            }
-            Some(owner) => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
+            Some(owner) => match twins {
+                Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })),
+                None if self.gives_up_subject(owner, account, subject) => self.from(owner),
+                None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
+            },
             None => Ok(Claim::Blocked(Conflict::SubjectTaken { mxid })),
         }
     }
@@ -204,11 +212,11 @@ impl<'a> View<'a> {
         own: Option<&Mxid>,
         email: &Email,
     ) -> Result<Claim, Stop> {
+        let twins = self.emails.get(email).filter(|people| people.len() > 1);
         let mxid = match self.scene.answers.emails.get(email) {
             None => return Err(self.ask(Question::Email(email.clone()))),
             Some(Lookup::Unknown(failure)) => return Err(Stop::Failed(Box::new(failure.clone()))),
             Some(Lookup::Absent) => {
-                let twins = self.emails.get(email).filter(|people| people.len() > 1);
                 return Ok(twins.map_or(Claim::Free, |people| {
                     Claim::Blocked(Conflict::EmailTwins { people: people.clone() })
                 }));
@@ -216,14 +224,15 @@ impl<'a> View<'a> {
             Some(Lookup::Found(mxid)) if own == Some(mxid) => return Ok(Claim::Free),
             Some(Lookup::Found(mxid)) => mxid,
         };
-        let owner = match self.linked_to(mxid) {
-            Some(owner) => Some(owner),
-            None => self.account(mxid)?.and_then(|account| self.owner(account)),
-        };
-        match owner {
-            Some(owner) if owner == id => Ok(Claim::Free),
-            Some(owner) if self.gives_up_email(owner, email) => self.from(owner),
-            owner => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
+        let account = self.account(mxid)?;
+        let owner = account.and_then(|account| self.owner(account));
+        match (owner, account) {
+            (Some(owner), _) if owner == id => Ok(Claim::Free),
+            (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
+                Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people: people.clone() })),
+                None => self.from(owner),
+            },
+            (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
@@ -278,23 +287,15 @@ impl<'a> View<'a> {
         Err(Some(why.to_owned()))
     }
 
-    /// The account that an unfinished intent was about to make for a person.
+    /// The account that we made for a person by an intent that is not finished.
     pub(super) fn begun_creation(&self, id: DefguardId) -> Option<Mxid> {
         let mxid = self.scene.intents.iter().find_map(|intent| intent.creates.get(&id))?;
         self.scene.accounts.contains_key(mxid).then(|| mxid.clone())
     }
 
-    /// Whether an account is the one that we began to make for a person: nobody else's, and not older than the intent.
-    pub(super) fn is_our_unfinished(&self, id: DefguardId, account: &Account) -> bool {
-        let begun = self
-            .scene
-            .intents
-            .iter()
-            .filter(|intent| intent.creates.get(&id) == Some(&account.summary.mxid))
-            .map(|intent| (intent.begun - CLOCK_DIFFERENCE).timestamp())
-            .min();
-        begun.is_some_and(|begun| account.created_at >= begun)
-            && account.external_ids.is_empty()
+    /// Whether an account that we made for somebody is still as empty as we left it.
+    pub(super) fn is_our_unfinished(&self, account: &Account) -> bool {
+        account.external_ids.is_empty()
             && self.linked_to(&account.summary.mxid).is_none()
             && !(account.summary.admin || account.summary.guest || account.appservice.is_some())
     }
@@ -340,7 +341,7 @@ impl<'a> View<'a> {
 
     /// A digest of all that is known without a request and on which a finding about `id` rests.
     pub(super) fn fingerprint(&self, id: DefguardId, conflicts: &[Conflict]) -> String {
-        let mut text = format!("{:?}", self.scene.rules.on_conflict);
+        let mut text = format!("{:?} {:?}", self.scene.rules.on_conflict, self.scene.rules.email);
         let concerned = conflicts.iter().flat_map(Conflict::others).chain([id]).collect::<BTreeSet<_>>();
         for other in concerned {
             let _ = write!(text, "\n{other} {}", self.is_wanted(other));

@@ -1,4 +1,5 @@
-//! What the tests and the sandbox stand on: servers that behave as the recorded ones do, and a real Synapse.
+//! What the tests and the sandbox stand on: servers that behave as the recorded ones do, a real Synapse, and a world
+//! in memory.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -13,3 +14,4 @@
 pub mod defguard;
 pub mod proxy;
 pub mod synapse;
+pub mod world;
