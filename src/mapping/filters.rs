@@ -7,7 +7,7 @@ use minijinja::{Error, Value};
 use super::{
     casing, checks, format, numbers, ops, print, strings,
     value::{
-        Answer, Arguments, Kind, cannot, compare, equal, fails, hashable, integer, iterate, length, pairs,
+        Answer, Arguments, Kind, Once, cannot, compare, equal, fails, hashable, integer, iterate, length, pairs,
         size, sorted, text, tuple,
     },
     wrap,
@@ -124,7 +124,7 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         "first" => {
             args.bind::<0>(name, [], 0)?;
             Ok(match Kind::of(value) {
-                Kind::Once(once) => once.next(),
+                Kind::Once(once) => once.next()?,
                 _ => iterate(value)?.into_iter().next(),
             }
             .unwrap_or_default())
@@ -135,12 +135,14 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         }
         "items" => {
             args.bind::<0>(name, [], 0)?;
-            let pairs = match pairs(value) {
-                Some(pairs) => pairs,
-                None if value.is_undefined() => Vec::new(),
-                None => return Err(fails("Can only get item pairs from a mapping.")),
-            };
-            Ok(ops::generator(pairs.into_iter().map(|(k, v)| tuple(vec![k, v])).collect()))
+            Ok(Once::value(|out| {
+                match pairs(value) {
+                    Some(pairs) => out.extend(pairs.into_iter().map(|(k, v)| tuple(vec![k, v]))),
+                    None if value.is_undefined() => {}
+                    None => return Err(fails("Can only get item pairs from a mapping.")),
+                }
+                Ok(())
+            }))
         }
         "reverse" => {
             args.bind::<0>(name, [], 0)?;
@@ -160,7 +162,10 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
                 _ => {
                     let mut items = reversible(value)?;
                     items.reverse();
-                    Ok(ops::generator(items))
+                    Ok(Once::value(|out| {
+                        out.append(&mut items);
+                        Ok(())
+                    }))
                 }
             }
         }
@@ -206,16 +211,18 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         "unique" => {
             let [sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"], 0)?;
             let sensitive = sensitive.is_some_and(|flag| flag.is_true());
-            let (mut seen, mut unique) = (Vec::new(), Vec::new());
-            for item in iterate(value)? {
-                let key = folded(optional_path(&item, attribute.as_ref())?, sensitive);
-                hashable(&key)?;
-                if !seen.iter().any(|other| equal(other, &key)) {
-                    seen.push(key);
-                    unique.push(item);
+            Ok(Once::value(|out| {
+                let mut seen = Vec::new();
+                for item in iterate(value)? {
+                    let key = folded(optional_path(&item, attribute.as_ref())?, sensitive);
+                    hashable(&key)?;
+                    if !seen.iter().any(|other| equal(other, &key)) {
+                        seen.push(key);
+                        out.push(item);
+                    }
                 }
-            }
-            Ok(ops::generator(unique))
+                Ok(())
+            }))
         }
         "min" | "max" => {
             let [sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"], 0)?;
@@ -234,38 +241,17 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
             }
             Ok(best.map(|(_, item)| item).unwrap_or_default())
         }
-        "map" => map(value, args),
-        "select" | "reject" | "selectattr" | "rejectattr" => select(name, value, args),
+        "map" => Ok(Once::value(|out| map(value, args, out))),
+        "select" | "reject" | "selectattr" | "rejectattr" => {
+            Ok(Once::value(|out| select(name, value, args, out)))
+        }
         "batch" => {
             let [count, fill] = args.bind(name, ["linecount", "fill_with"], 1)?;
-            let count = integer(&count.unwrap_or_default())?;
-            let count = usize::try_from(count).ok().filter(|n| *n > 0);
-            let Some(count) = count else { return Err(cannot("`batch` by less than one")) };
-            let mut batches: Vec<Vec<Value>> = iterate(value)?.chunks(count).map(<[Value]>::to_vec).collect();
-            if let (Some(fill), Some(last)) = (fill.filter(|fill| !fill.is_none()), batches.last_mut()) {
-                last.resize(count, fill);
-            }
-            Ok(ops::generator(batches.into_iter().map(Value::from).collect()))
+            Ok(Once::value(|out| batch(value, &count.unwrap_or_default(), fill, out)))
         }
         "slice" => {
             let [slices, fill] = args.bind(name, ["slices", "fill_with"], 1)?;
-            let slices = size(&slices.unwrap_or_default())?;
-            if slices == 0 {
-                return Err(cannot("`slice` into less than one"));
-            }
-            let items = iterate(value)?;
-            let (each, extra) = (items.len() / slices, items.len() % slices);
-            let mut items = items.into_iter();
-            let mut out = Vec::new();
-            for number in 0..slices {
-                let take = each + usize::from(number < extra);
-                let mut part: Vec<_> = items.by_ref().take(take).collect();
-                if number >= extra {
-                    part.extend(fill.clone().filter(|fill| !fill.is_none()));
-                }
-                out.push(Value::from(part));
-            }
-            Ok(ops::generator(out))
+            Ok(Once::value(|out| slice(value, &slices.unwrap_or_default(), fill, out)))
         }
         name if NAMES.contains(&name) => Err(cannot(&format!("the filter `{name}`"))),
         _ => Err(fails(format!("No filter named '{name}' found."))),
@@ -432,9 +418,40 @@ fn keys(item: &Value, attribute: Option<&Value>, sensitive: bool) -> Result<Vec<
     }
 }
 
-fn map(value: &Value, args: &Arguments) -> Answer {
+fn batch(value: &Value, count: &Value, fill: Option<Value>, out: &mut Vec<Value>) -> Result<(), Error> {
+    let count = usize::try_from(integer(count)?).ok().filter(|n| *n > 0);
+    let Some(count) = count else { return Err(cannot("`batch` by less than one")) };
+    let mut batches: Vec<Vec<Value>> = iterate(value)?.chunks(count).map(<[Value]>::to_vec).collect();
+    if let (Some(fill), Some(last)) = (fill.filter(|fill| !fill.is_none()), batches.last_mut()) {
+        size(&Value::from(count))?;
+        last.resize(count, fill);
+    }
+    out.extend(batches.into_iter().map(Value::from));
+    Ok(())
+}
+
+fn slice(value: &Value, slices: &Value, fill: Option<Value>, out: &mut Vec<Value>) -> Result<(), Error> {
+    let items = iterate(value)?;
+    let slices = size(slices)?;
+    if slices == 0 {
+        return Err(cannot("`slice` into less than one"));
+    }
+    let (each, extra) = (items.len() / slices, items.len() % slices);
+    let mut items = items.into_iter();
+    for number in 0..slices {
+        let take = each + usize::from(number < extra);
+        let mut part: Vec<_> = items.by_ref().take(take).collect();
+        if number >= extra {
+            part.extend(fill.clone().filter(|fill| !fill.is_none()));
+        }
+        out.push(Value::from(part));
+    }
+    Ok(())
+}
+
+fn map(value: &Value, args: &Arguments, out: &mut Vec<Value>) -> Result<(), Error> {
     if !value.is_true() {
-        return Ok(ops::generator(Vec::new()));
+        return Ok(());
     }
     let attribute = args.names.iter().find(|(name, _)| name == "attribute");
     if let (Some((_, attribute)), true) = (attribute, args.places.is_empty()) {
@@ -449,7 +466,6 @@ fn map(value: &Value, args: &Arguments) -> Answer {
         if default.is_some() && attribute.as_str().is_some_and(|names| names.contains('.')) {
             return Err(cannot("`map` with a default and a path of several names"));
         }
-        let mut out = Vec::new();
         for item in iterate(value)? {
             let found = path(&item, attribute)?;
             out.push(match default {
@@ -457,23 +473,22 @@ fn map(value: &Value, args: &Arguments) -> Answer {
                 _ => found,
             });
         }
-        return Ok(ops::generator(out));
+        return Ok(());
     }
     let Some((filter, places)) = args.places.split_first() else {
         return Err(fails("map requires a filter argument"));
     };
     let Some(filter) = filter.as_str() else { return Err(fails("map requires the name of a filter")) };
     let args = Arguments { places: places.to_vec(), names: args.names.clone() };
-    let mut out = Vec::new();
     for item in iterate(value)? {
         out.push(apply(filter, &item, &args)?);
     }
-    Ok(ops::generator(out))
+    Ok(())
 }
 
-fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
+fn select(name: &str, value: &Value, args: &Arguments, out: &mut Vec<Value>) -> Result<(), Error> {
     if !value.is_true() {
-        return Ok(ops::generator(Vec::new()));
+        return Ok(());
     }
     let mut places = args.places.iter();
     let attribute = if name.ends_with("attr") {
@@ -483,7 +498,6 @@ fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
     };
     let test = places.next();
     let args = Arguments { places: places.cloned().collect(), names: args.names.clone() };
-    let mut out = Vec::new();
     for item in iterate(value)? {
         let subject = match attribute {
             Some(attribute) => path(&item, attribute)?,
@@ -491,9 +505,7 @@ fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
         };
         let holds = match test {
             Some(test) => {
-                let Some(test) = test.as_str() else {
-                    return Err(fails("the name of a test must be a text"));
-                };
+                let Some(test) = test.as_str() else { return Err(fails("the name of a test must be a text")) };
                 checks::check(test, &subject, &args)?
             }
             None => subject.is_true(),
@@ -502,7 +514,7 @@ fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
             out.push(item);
         }
     }
-    Ok(ops::generator(out))
+    Ok(())
 }
 
 fn truncate(value: &Value, args: &Arguments) -> Answer {

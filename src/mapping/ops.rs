@@ -8,7 +8,7 @@ use super::{
     claims::USER_METHODS,
     format, print, strings,
     value::{
-        Answer, Arguments, Cycler, Dict, Joiner, Kind, LARGEST, Namespace, Once, Range, View, cannot,
+        Answer, Arguments, Cycler, Dict, Joiner, Kind, LARGEST, Namespace, Range, View, cannot,
         compare, contains, equal, fails, hashable, integer, iterate, locked, pairs, size, tuple,
     },
 };
@@ -62,6 +62,7 @@ pub(super) fn binary(op: &str, a: &Value, b: &Value) -> Answer {
             let text = format!("{}{}", print::string(a)?, print::string(b)?);
             if text.len() > LARGEST { Err(cannot("a text of such a length")) } else { Ok(Value::from(text)) }
         }
+        "%" if matches!(Kind::of(a), Kind::Str(_)) => arithmetic(op, a, b),
         _ => {
             no_undefined(a, b)?;
             arithmetic(op, a, b)
@@ -192,7 +193,7 @@ fn integers(op: &str, x: i128, y: i128) -> Answer {
 
 fn floats(op: &str, x: f64, y: f64) -> Answer {
     let zero = || fails("float division by zero");
-    Ok(Value::from(match op {
+    let result = match op {
         "+" => x + y,
         "-" => x - y,
         "*" => x * y,
@@ -230,7 +231,9 @@ fn floats(op: &str, x: f64, y: f64) -> Answer {
             power
         }
         _ => return Err(cannot(&format!("the operator {op}"))),
-    }))
+    };
+    // Jinja2 trips over infinity where it comes from constants.
+    if result.is_finite() { Ok(Value::from(result)) } else { Err(cannot("infinite numbers")) }
 }
 
 /// `-a`
@@ -333,13 +336,14 @@ pub(super) fn slice(a: &Value, start: &Value, stop: &Value, step: &Value) -> Ans
         if value.is_none() {
             return Ok(None);
         }
-        Kind::of(value).index().map(Some).ok_or_else(|| fails("slice indices must be integers or None"))
+        Kind::of(value).index().map(Some).ok_or_else(|| cannot("a slice by anything but integers"))
     };
     let items = match &kind {
         Kind::Str(text) => text.chars().map(|c| Value::from(c.to_string())).collect(),
         Kind::List(items) | Kind::Tuple(items) => items.clone(),
-        Kind::Range(_) | Kind::Bytes(_) | Kind::Other => return Err(cannot("a slice of such a value")),
-        other => return Err(fails(format!("'{}' object cannot be sliced", other.name()))),
+        Kind::Undefined => return Err(undefined("a slice")),
+        // Jinja2 makes nothing of it if it comes from constants, and fails otherwise.
+        other => return Err(cannot(&format!("a slice of a {}", other.name()))),
     };
     let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
     let picked = picked(items.len(), start, stop, step)?;
@@ -570,9 +574,4 @@ pub(super) fn set_attribute(namespace: &Value, name: &str, value: &Value) -> Ans
         None => names.push((name.to_owned(), value.clone())),
     }
     Ok(Value::from(()))
-}
-
-/// A generator over `items`.
-pub(super) fn generator(items: Vec<Value>) -> Value {
-    Once::value(items)
 }

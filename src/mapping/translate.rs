@@ -6,7 +6,7 @@
 //! written out again with each operator, look-up, filter, test and call handed to a function of ours (see
 //! [`super::engine`]) and each literal put in a variable. On the way, everything that cannot be done is refused.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use minijinja::{
     Value,
@@ -17,6 +17,7 @@ use minijinja::{
     },
     syntax::SyntaxConfig,
 };
+use regex::Regex;
 
 use super::{
     Purpose, checks,
@@ -61,6 +62,9 @@ pub(super) fn translate(
     if source.contains(|c: char| ('\x1c'..='\x1f').contains(&c)) {
         translator.refuse(None, "the separators U+001C to U+001F are white space to Python only", None);
     }
+    if source.contains("+}}") {
+        translator.refuse(None, "`+}}` is the end of an expression to minijinja only", None);
+    }
     match parse(&source, field.template_key(), SyntaxConfig::default()) {
         Ok(Stmt::Template(template)) => {
             for statement in &template.children {
@@ -91,6 +95,15 @@ fn column(source: &str, offset: usize) -> Option<usize> {
     let before = source.get(..offset)?;
     Some(before.rsplit('\n').next().unwrap_or(before).chars().count() + 1)
 }
+
+/// The numbers of Jinja2's lexer.
+static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"(?xi)^( 0b(_?[01])+ | 0o(_?[0-7])+ | 0x(_?[0-9a-f])+ | [1-9](_?[0-9])* | 0(_?0)*
+        | ([0-9]+_)*[0-9]+ ( (\.([0-9]+_)*[0-9]+)? e[+\-]?([0-9]+_)*[0-9]+ | \.([0-9]+_)*[0-9]+ ) )$",
+    )
+    .ok()
+});
 
 /// Filters whose result cannot be foretold or is made for people to look at.
 const REFUSED_FILTERS: &[&str] = &["random", "pprint", "urlize", "groupby"];
@@ -496,6 +509,18 @@ impl<'s> Translator<'s> {
                 if chained {
                     self.refuse(Some(test.span()), "one `is` behind another is not done", None);
                 }
+                let parentheses = self
+                    .raw(test.span())
+                    .strip_prefix(test.name)
+                    .is_some_and(|rest| rest.trim_start().starts_with('('));
+                if let ([CallArg::Pos(Expr::UnaryOp(minus))], false) = (test.args.as_slice(), parentheses) {
+                    self.problem(
+                        ProblemKind::Broken,
+                        Some(minus.span()),
+                        format!("a negative argument of `is {}` needs parentheses", test.name),
+                        None,
+                    );
+                }
                 if !checks::NAMES.contains(&test.name) && !self.soft {
                     self.problem(
                         ProblemKind::Broken,
@@ -608,7 +633,20 @@ impl<'s> Translator<'s> {
             BinOpKind::Div => "/",
             BinOpKind::FloorDiv => "//",
             BinOpKind::Rem => "%",
-            BinOpKind::Pow => "**",
+            BinOpKind::Pow => {
+                let simple = matches!(
+                    left,
+                    Expr::Const(_) | Expr::Var(_) | Expr::GetAttr(_) | Expr::GetItem(_)
+                );
+                if !simple && !matches!(right, Expr::Const(_)) {
+                    self.refuse(
+                        Some(left.span()),
+                        "a computed base of `**` is not done, since Jinja2 gets the sign of constants wrong there",
+                        None,
+                    );
+                }
+                "**"
+            }
             BinOpKind::Concat => "~",
             BinOpKind::In => "in",
         };
@@ -734,9 +772,15 @@ impl<'s> Translator<'s> {
     /// Escapes in a literal that minijinja reads in another way than Python.
     fn check_literal(&mut self, at: Span, value: &Value) {
         if value.as_str().is_none() {
+            if f64::try_from(value.clone()).is_ok_and(f64::is_infinite) {
+                self.refuse(Some(at), "infinite numbers are not done", None);
+            }
+            if value.is_number() && !NUMBER.as_ref().is_some_and(|number| number.is_match(self.raw(at))) {
+                self.problem(ProblemKind::Broken, Some(at), "this is no number to Jinja2".to_owned(), None);
+            }
             return;
         }
-        let raw = self.source.get(at.start_offset as usize..at.end_offset as usize).unwrap_or_default();
+        let raw = self.raw(at);
         let mut chars = raw.chars();
         while let Some(c) = chars.next() {
             if c != '\\' {
@@ -751,6 +795,10 @@ impl<'s> Translator<'s> {
                 ),
             }
         }
+    }
+
+    fn raw(&self, at: Span) -> &'s str {
+        self.source.get(at.start_offset as usize..at.end_offset as usize).unwrap_or_default()
     }
 
     fn user_key(&mut self, key: &Expr<'_>) {

@@ -50,19 +50,31 @@ impl Object for View {
     }
 }
 
-/// A generator or iterator: it can be walked once.
+/// A generator or iterator: it can be walked once, and fails only where the walk gets to the failure.
 #[derive(Debug)]
-pub(super) struct Once(Mutex<VecDeque<Value>>);
+pub(super) struct Once(Mutex<(VecDeque<Value>, Option<String>)>);
 
 impl Once {
-    pub(super) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self(Mutex::new(items.into())))
+    /// A generator over what `fill` puts into the list.
+    pub(super) fn value(fill: impl FnOnce(&mut Vec<Value>) -> Result<(), Error>) -> Value {
+        let mut items = Vec::new();
+        let end = fill(&mut items).err().map(|error| error.detail().unwrap_or_default().to_owned());
+        Value::from_object(Self(Mutex::new((items.into(), end))))
     }
-    pub(super) fn next(&self) -> Option<Value> {
-        locked(&self.0).pop_front()
+    pub(super) fn next(&self) -> Result<Option<Value>, Error> {
+        let mut state = locked(&self.0);
+        match (state.0.pop_front(), &state.1) {
+            (Some(item), _) => Ok(Some(item)),
+            (None, Some(end)) => Err(fails(end.clone())),
+            (None, None) => Ok(None),
+        }
     }
-    fn rest(&self) -> Vec<Value> {
-        std::mem::take(&mut *locked(&self.0)).into()
+    fn rest(&self) -> Result<Vec<Value>, Error> {
+        let mut items = Vec::new();
+        while let Some(item) = self.next()? {
+            items.push(item);
+        }
+        Ok(items)
     }
 }
 
@@ -296,7 +308,7 @@ pub(super) fn iterate(value: &Value) -> Result<Vec<Value>, Error> {
         Kind::Dict(pairs) => pairs.into_iter().map(|(k, _)| k).collect(),
         Kind::User(user) => user.claims().iter().map(|(k, _)| Value::from(k.as_str())).collect(),
         Kind::View(view) => view.items.clone(),
-        Kind::Once(once) => once.rest(),
+        Kind::Once(once) => once.rest()?,
         Kind::Range(range) => range.items.clone(),
         Kind::Bytes(_) => return Err(cannot("iterating over bytes")),
         Kind::Namespace(_) | Kind::Other => return Err(cannot("iterating over such an object")),
@@ -439,7 +451,7 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
             Ok(iterate(container)?.iter().any(|key| equal(key, item)))
         }
         Kind::Once(once) => {
-            while let Some(other) = once.next() {
+            while let Some(other) = once.next()? {
                 if equal(&other, item) {
                     return Ok(true);
                 }
