@@ -7,8 +7,8 @@ use minijinja::{Error, Value};
 use super::{
     casing, checks, format, numbers, ops, print, strings,
     value::{
-        Answer, Arguments, Kind, Once, cannot, compare, equal, fails, hashable, integer, iterate, length, pairs,
-        size, sorted, text, tuple,
+        Answer, Arguments, Kind, Once, cannot, compare, equal, fails, hashable, integer, iterate, length,
+        pairs, size, sorted, text, tuple,
     },
     wrap,
 };
@@ -505,7 +505,9 @@ fn select(name: &str, value: &Value, args: &Arguments, out: &mut Vec<Value>) -> 
         };
         let holds = match test {
             Some(test) => {
-                let Some(test) = test.as_str() else { return Err(fails("the name of a test must be a text")) };
+                let Some(test) = test.as_str() else {
+                    return Err(fails("the name of a test must be a text"));
+                };
                 checks::check(test, &subject, &args)?
             }
             None => subject.is_true(),

@@ -8,8 +8,8 @@ use super::{
     claims::USER_METHODS,
     format, print, strings,
     value::{
-        Answer, Arguments, Cycler, Dict, Joiner, Kind, LARGEST, Namespace, Range, View, cannot,
-        compare, contains, equal, fails, hashable, integer, iterate, locked, pairs, size, tuple,
+        Answer, Arguments, Cycler, Dict, Joiner, Kind, LARGEST, Namespace, Range, View, cannot, compare,
+        contains, equal, fails, hashable, integer, iterate, locked, pairs, size, tuple,
     },
 };
 

@@ -64,12 +64,18 @@ pub(super) fn float(f: f64) -> String {
     if f.is_infinite() {
         return if f > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
-    let scientific = format!("{f:e}");
+    let mut scientific = format!("{f:e}");
+    // Between two texts of that length that are equally near, Python takes the even digit and Rust does not.
+    let places = scientific.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    let even = format!("{f:.*e}", places.saturating_sub(1));
+    if even.parse() == Ok(f) {
+        scientific = even;
+    }
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
-        let plain = format!("{f}");
-        if plain.contains('.') { plain } else { plain + ".0" }
+        let after_point = i32::try_from(places).unwrap_or(0) - 1 - exponent;
+        format!("{f:.*}", usize::try_from(after_point.max(1)).unwrap_or(1))
     } else {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{digits}e{sign}{:02}", exponent.unsigned_abs())

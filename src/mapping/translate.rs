@@ -254,8 +254,10 @@ impl<'s> Translator<'s> {
                     this.statements(&each.body);
                     this.loops -= 1;
                     if !each.else_body.is_empty() {
-                        this.push("{% else %}");
+                        // Without a scope of its own it would let assignments out.
+                        this.push("{% else %}{% with %}");
                         this.statements(&each.else_body);
+                        this.push("{% endwith %}");
                     }
                     this.push("{% endfor %}");
                 });
@@ -611,7 +613,9 @@ impl<'s> Translator<'s> {
     fn binary(&mut self, op: BinOpKind, left: &Expr<'_>, right: &Expr<'_>) -> String {
         let symbol = match op {
             BinOpKind::ScAnd | BinOpKind::ScOr => {
-                let left = if is_user(left) { "v_user".to_owned() } else { self.expr(left) };
+                // `user and …` never gives `user` itself, which is not empty.
+                let tested = is_user(left) && matches!(op, BinOpKind::ScAnd);
+                let left = if tested { "v_user".to_owned() } else { self.expr(left) };
                 let right = self.expr(right);
                 let word = if matches!(op, BinOpKind::ScAnd) { "and" } else { "or" };
                 return format!("({left} {word} {right})");
@@ -634,10 +638,8 @@ impl<'s> Translator<'s> {
             BinOpKind::FloorDiv => "//",
             BinOpKind::Rem => "%",
             BinOpKind::Pow => {
-                let simple = matches!(
-                    left,
-                    Expr::Const(_) | Expr::Var(_) | Expr::GetAttr(_) | Expr::GetItem(_)
-                );
+                let simple =
+                    matches!(left, Expr::Const(_) | Expr::Var(_) | Expr::GetAttr(_) | Expr::GetItem(_));
                 if !simple && !matches!(right, Expr::Const(_)) {
                     self.refuse(
                         Some(left.span()),
@@ -803,10 +805,11 @@ impl<'s> Translator<'s> {
 
     fn user_key(&mut self, key: &Expr<'_>) {
         match key {
-            Expr::Const(name) => match name.value.as_str() {
-                Some(text) => self.user_field(text, name.span()),
-                None => {}
-            },
+            Expr::Const(name) => {
+                if let Some(text) = name.value.as_str() {
+                    self.user_field(text, name.span());
+                }
+            }
             other if self.purpose == Purpose::People => self.refuse(
                 Some(other.span()),
                 "it cannot be seen which claim this asks for",
