@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
+    arguments::Arguments,
     print,
-    value::{Arguments, Kind, LARGEST, cannot, equal, fails, pairs},
+    value::{Kind, LARGEST, cannot, equal, fails, pairs},
 };
 
 /// `format % right`.

@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
-    casing, ops,
-    value::{Answer, Arguments, Kind, cannot, fails, integer, iterate},
+    arguments::{Arguments, integer},
+    arithmetic, casing,
+    value::{Answer, Kind, cannot, fails, iterate},
 };
 
 /// Applies one of `abs`, `int`, `float`, `round`, `filesizeformat`, `sum`.
@@ -50,7 +51,7 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
                 return Err(fails("sum() can't sum strings [use ''.join(seq) instead]"));
             }
             for item in iterate(value)? {
-                sum = ops::binary("+", &sum, &item)?;
+                sum = arithmetic::binary("+", &sum, &item)?;
             }
             Ok(sum)
         }

@@ -2,7 +2,10 @@
 
 use minijinja::{Error, Value};
 
-use super::value::{Answer, Kind, View, cannot, fails, pairs, sorted};
+use super::{
+    objects::View,
+    value::{Answer, Kind, cannot, fails, pairs, sorted, tuple},
+};
 
 /// Python's `str`.
 pub(super) fn string(value: &Value) -> Result<String, Error> {
@@ -187,8 +190,7 @@ fn json(value: &Value, out: &mut String) -> Result<(), Error> {
         }
         Kind::Dict(_) | Kind::User(_) => {
             let pairs = pairs(value).unwrap_or_default();
-            let keyed =
-                pairs.into_iter().map(|(k, v)| (k.clone(), super::value::tuple(vec![k, v]))).collect();
+            let keyed = pairs.into_iter().map(|(k, v)| (k.clone(), tuple(vec![k, v]))).collect();
             out.push('{');
             for (at, pair) in sorted(keyed, false)?.iter().enumerate() {
                 if at > 0 {
