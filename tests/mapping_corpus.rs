@@ -109,3 +109,9 @@ fn the_corpus_of_real_synapse_is_met_and_nothing_differs() {
     let equal = compare(include_str!("data/mapping_corpus.json"));
     assert!(equal >= 0.98, "only {equal} are equal");
 }
+
+#[test]
+fn further_answers_of_real_synapse_are_met_and_nothing_differs() {
+    let equal = compare(include_str!("data/mapping_more.json"));
+    assert!(equal >= 0.93, "only {equal} are equal");
+}

@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
-    casing, filters, ops, print,
-    value::{Arguments, Kind, cannot, fails, length},
+    arguments::Arguments,
+    arithmetic, casing, filters, print,
+    value::{Kind, cannot, equal, fails, length},
 };
 
 /// Every test that Jinja2 has built in.
@@ -65,7 +66,8 @@ pub(super) fn check(name: &str, value: &Value, args: &Arguments) -> Result<bool,
     };
     if let Some(operator) = operator {
         let [other] = if name == "in" { args.bind(name, ["seq"], 1)? } else { args.places(name, 1)? };
-        return ops::binary(operator, value, &other.unwrap_or_default()).map(|answer| answer.is_true());
+        return arithmetic::binary(operator, value, &other.unwrap_or_default())
+            .map(|answer| answer.is_true());
     }
     if name == "divisibleby" {
         let [number] = args.bind(name, ["num"], 1)?;
@@ -132,8 +134,8 @@ pub(super) fn check(name: &str, value: &Value, args: &Arguments) -> Result<bool,
 }
 
 fn modulo_is(value: &Value, by: &Value, wanted: i64) -> Result<bool, Error> {
-    let remainder = ops::binary("%", value, by)?;
-    Ok(super::value::equal(&remainder, &Value::from(wanted)))
+    let remainder = arithmetic::binary("%", value, by)?;
+    Ok(equal(&remainder, &Value::from(wanted)))
 }
 
 /// Python's `is`: it can be told only for values of which there is but one.

@@ -8,12 +8,16 @@ use minijinja::{
 };
 
 use super::{
-    Purpose, casing, checks,
+    Purpose,
+    arguments::{Arguments, integer, text},
+    arithmetic, casing, checks,
     claims::UserObject,
-    filters, ops, print,
+    filters, globals,
+    objects::Dict,
+    ops, print,
     refused::{ProblemKind, TemplateProblem},
     translate::translate,
-    value::{Answer, Arguments, Dict, fails, integer, text, tuple},
+    value::{Answer, fails, tuple},
 };
 use crate::domain::MappedField;
 
@@ -60,14 +64,14 @@ fn run(function: &str, args: &[Value]) -> Answer {
     let name = |place: usize| text(function, at(place));
     let rest = |place: usize| Arguments::of(args.get(place..).unwrap_or_default());
     match function {
-        "_binary" => ops::binary(name(0)?, at(1), at(2)),
-        "_negate" => ops::negate(at(0)),
+        "_binary" => arithmetic::binary(name(0)?, at(1), at(2)),
+        "_negate" => arithmetic::negate(at(0)),
         "_attribute" => ops::attribute(at(0), name(1)?),
         "_item" => ops::item(at(0), at(1)),
         "_slice" => ops::slice(at(0), at(1), at(2), at(3)),
         "_method" => ops::method(at(0), name(1)?, &rest(2)),
         "_call" => ops::call(at(0), &rest(1)),
-        "_global" => ops::global(name(0)?, &rest(1)),
+        "_global" => globals::global(name(0)?, &rest(1)),
         "_filter" => filters::apply(name(0)?, at(1), &rest(2)),
         "_test" => checks::check(name(0)?, at(1), &rest(2)).map(Value::from),
         "_list" => Ok(Value::from(args.to_vec())),

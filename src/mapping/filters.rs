@@ -5,12 +5,11 @@ use std::cmp::Ordering;
 use minijinja::{Error, Value};
 
 use super::{
-    casing, checks, format, numbers, ops, print, strings,
-    value::{
-        Answer, Arguments, Kind, cannot, compare, equal, fails, hashable, integer, iterate, length, pairs,
-        size, sorted, text, tuple,
-    },
-    wrap,
+    arguments::{Arguments, integer, size, text},
+    casing, checks, numbers,
+    objects::Once,
+    ops, print, text_filters,
+    value::{Answer, Kind, cannot, compare, equal, fails, hashable, iterate, length, pairs, sorted, tuple},
 };
 
 /// Every filter that Synapse's Jinja2 has.
@@ -96,7 +95,7 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         | "urlencode"
         | "xmlattr"
         | "tojson"
-        | "localpart_from_email" => texts(name, value, args),
+        | "localpart_from_email" => text_filters::apply(name, value, args),
         "abs" | "int" | "float" | "round" | "filesizeformat" | "sum" => numbers::apply(name, value, args),
         "default" | "d" => {
             let [default, boolean] = args.bind(name, ["default_value", "boolean"], 0)?;
@@ -124,7 +123,7 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         "first" => {
             args.bind::<0>(name, [], 0)?;
             Ok(match Kind::of(value) {
-                Kind::Once(once) => once.next(),
+                Kind::Once(once) => once.next()?,
                 _ => iterate(value)?.into_iter().next(),
             }
             .unwrap_or_default())
@@ -135,12 +134,14 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         }
         "items" => {
             args.bind::<0>(name, [], 0)?;
-            let pairs = match pairs(value) {
-                Some(pairs) => pairs,
-                None if value.is_undefined() => Vec::new(),
-                None => return Err(fails("Can only get item pairs from a mapping.")),
-            };
-            Ok(ops::generator(pairs.into_iter().map(|(k, v)| tuple(vec![k, v])).collect()))
+            Ok(Once::value(|out| {
+                match pairs(value) {
+                    Some(pairs) => out.extend(pairs.into_iter().map(|(k, v)| tuple(vec![k, v]))),
+                    None if value.is_undefined() => {}
+                    None => return Err(fails("Can only get item pairs from a mapping.")),
+                }
+                Ok(())
+            }))
         }
         "reverse" => {
             args.bind::<0>(name, [], 0)?;
@@ -160,7 +161,10 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
                 _ => {
                     let mut items = reversible(value)?;
                     items.reverse();
-                    Ok(ops::generator(items))
+                    Ok(Once::value(|out| {
+                        out.append(&mut items);
+                        Ok(())
+                    }))
                 }
             }
         }
@@ -206,16 +210,18 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
         "unique" => {
             let [sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"], 0)?;
             let sensitive = sensitive.is_some_and(|flag| flag.is_true());
-            let (mut seen, mut unique) = (Vec::new(), Vec::new());
-            for item in iterate(value)? {
-                let key = folded(optional_path(&item, attribute.as_ref())?, sensitive);
-                hashable(&key)?;
-                if !seen.iter().any(|other| equal(other, &key)) {
-                    seen.push(key);
-                    unique.push(item);
+            Ok(Once::value(|out| {
+                let mut seen = Vec::new();
+                for item in iterate(value)? {
+                    let key = folded(optional_path(&item, attribute.as_ref())?, sensitive);
+                    hashable(&key)?;
+                    if !seen.iter().any(|other| equal(other, &key)) {
+                        seen.push(key);
+                        out.push(item);
+                    }
                 }
-            }
-            Ok(ops::generator(unique))
+                Ok(())
+            }))
         }
         "min" | "max" => {
             let [sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"], 0)?;
@@ -234,138 +240,21 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
             }
             Ok(best.map(|(_, item)| item).unwrap_or_default())
         }
-        "map" => map(value, args),
-        "select" | "reject" | "selectattr" | "rejectattr" => select(name, value, args),
+        "map" => Ok(Once::value(|out| map(value, args, out))),
+        "select" | "reject" | "selectattr" | "rejectattr" => {
+            Ok(Once::value(|out| select(name, value, args, out)))
+        }
         "batch" => {
             let [count, fill] = args.bind(name, ["linecount", "fill_with"], 1)?;
-            let count = integer(&count.unwrap_or_default())?;
-            let count = usize::try_from(count).ok().filter(|n| *n > 0);
-            let Some(count) = count else { return Err(cannot("`batch` by less than one")) };
-            let mut batches: Vec<Vec<Value>> = iterate(value)?.chunks(count).map(<[Value]>::to_vec).collect();
-            if let (Some(fill), Some(last)) = (fill.filter(|fill| !fill.is_none()), batches.last_mut()) {
-                last.resize(count, fill);
-            }
-            Ok(ops::generator(batches.into_iter().map(Value::from).collect()))
+            Ok(Once::value(|out| batch(value, &count.unwrap_or_default(), fill, out)))
         }
         "slice" => {
             let [slices, fill] = args.bind(name, ["slices", "fill_with"], 1)?;
-            let slices = size(&slices.unwrap_or_default())?;
-            if slices == 0 {
-                return Err(cannot("`slice` into less than one"));
-            }
-            let items = iterate(value)?;
-            let (each, extra) = (items.len() / slices, items.len() % slices);
-            let mut items = items.into_iter();
-            let mut out = Vec::new();
-            for number in 0..slices {
-                let take = each + usize::from(number < extra);
-                let mut part: Vec<_> = items.by_ref().take(take).collect();
-                if number >= extra {
-                    part.extend(fill.clone().filter(|fill| !fill.is_none()));
-                }
-                out.push(Value::from(part));
-            }
-            Ok(ops::generator(out))
+            Ok(Once::value(|out| slice(value, &slices.unwrap_or_default(), fill, out)))
         }
         name if NAMES.contains(&name) => Err(cannot(&format!("the filter `{name}`"))),
         _ => Err(fails(format!("No filter named '{name}' found."))),
     }
-}
-
-/// Filters that turn their input into text (`soft_str`), or demand one.
-fn texts(name: &str, value: &Value, args: &Arguments) -> Answer {
-    match name {
-        "upper" | "lower" | "title" | "capitalize" => {
-            args.bind::<0>(name, [], 0)?;
-            let text = print::string(value)?;
-            let text = match name {
-                "upper" => text.to_uppercase(),
-                "lower" => text.to_lowercase(),
-                "title" => return Ok(Value::from(casing::filter_title(&text))),
-                _ => casing::capitalize(&text),
-            };
-            Ok(as_escaped_as(value, text))
-        }
-        "trim" => {
-            let [chars] = args.bind(name, ["chars"], 0)?;
-            let text = print::string(value)?;
-            let trimmed = strings::strip(&text, "strip", chars.as_ref())?;
-            Ok(as_escaped_as(value, trimmed.as_str().unwrap_or_default().to_owned()))
-        }
-        "string" => {
-            args.bind::<0>(name, [], 0)?;
-            Ok(as_escaped_as(value, print::string(value)?))
-        }
-        "center" => {
-            let [width] = args.bind(name, ["width"], 0)?;
-            let width = width.as_ref().map(size).transpose()?.unwrap_or(80);
-            Ok(as_escaped_as(value, strings::pad(&print::string(value)?, "center", width, ' ')))
-        }
-        "wordcount" => {
-            args.bind::<0>(name, [], 0)?;
-            let text = print::string(value)?;
-            let words = text.split(|c| !(casing::is_alnum(c) || c == '_')).filter(|word| !word.is_empty());
-            Ok(Value::from(words.count()))
-        }
-        "e" | "escape" | "forceescape" => {
-            args.bind::<0>(name, [], 0)?;
-            if value.is_safe() && name != "forceescape" {
-                return Ok(value.clone());
-            }
-            Ok(Value::from_safe_string(escape(&print::string(value)?)))
-        }
-        "safe" => args.bind::<0>(name, [], 0).and_then(|_| print::string(value)).map(Value::from_safe_string),
-        "striptags" => args.bind::<0>(name, [], 0).and_then(|_| striptags(&print::string(value)?)),
-        "replace" => {
-            let [old, new, count] = args.bind(name, ["old", "new", "count"], 2)?;
-            let (old, new) =
-                (print::string(&old.unwrap_or_default())?, print::string(&new.unwrap_or_default())?);
-            let count = count.filter(|count| !count.is_none());
-            let count = count.as_ref().map(integer).transpose()?.unwrap_or(-1);
-            if value.is_safe() {
-                return Err(cannot("`replace` on escaped text (`|e`, `|safe`, `|tojson`)"));
-            }
-            strings::replace(&print::string(value)?, &old, &new, count).map(Value::from)
-        }
-        "format" => {
-            if !args.places.is_empty() && !args.names.is_empty() {
-                return Err(fails("can't handle positional and keyword arguments at the same time"));
-            }
-            if value.is_safe() {
-                return Err(cannot("`format` on escaped text (`|e`, `|safe`)"));
-            }
-            let values = if args.names.is_empty() {
-                tuple(args.places.clone())
-            } else {
-                ops::global("dict", &Arguments { places: Vec::new(), names: args.names.clone() })?
-            };
-            format::percent(&print::string(value)?, &values).map(Value::from)
-        }
-        "truncate" => truncate(value, args),
-        "indent" => indent(value, args),
-        "wordwrap" => wrap::wordwrap(value, args),
-        "urlencode" => args.bind::<0>(name, [], 0).and_then(|_| urlencode(value)),
-        "xmlattr" => xmlattr(value, args),
-        "tojson" => {
-            let [indent] = args.bind(name, ["indent"], 0)?;
-            if indent.is_some_and(|indent| !indent.is_none()) {
-                return Err(cannot("`tojson` with an indent"));
-            }
-            print::tojson(value)
-        }
-        "localpart_from_email" => {
-            args.bind::<0>(name, [], 0)?;
-            let Some(address) = value.as_str() else {
-                return Err(fails("localpart_from_email takes a text"));
-            };
-            Ok(Value::from(address.rsplit_once('@').map_or(address, |(localpart, _)| localpart)))
-        }
-        _ => Err(cannot(&format!("the filter `{name}`"))),
-    }
-}
-
-fn as_escaped_as(value: &Value, text: String) -> Value {
-    if value.is_safe() { Value::from_safe_string(text) } else { Value::from(text) }
 }
 
 /// What `reversed()` walks; generators cannot be.
@@ -375,15 +264,6 @@ fn reversible(value: &Value) -> Result<Vec<Value>, Error> {
         Kind::Undefined => Err(cannot("walking something undefined backwards")),
         _ => iterate(value),
     }
-}
-
-/// MarkupSafe's `escape`.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('>', "&gt;")
-        .replace('<', "&lt;")
-        .replace('\'', "&#39;")
-        .replace('"', "&#34;")
 }
 
 fn folded(value: Value, case_sensitive: bool) -> Value {
@@ -432,9 +312,40 @@ fn keys(item: &Value, attribute: Option<&Value>, sensitive: bool) -> Result<Vec<
     }
 }
 
-fn map(value: &Value, args: &Arguments) -> Answer {
+fn batch(value: &Value, count: &Value, fill: Option<Value>, out: &mut Vec<Value>) -> Result<(), Error> {
+    let count = usize::try_from(integer(count)?).ok().filter(|n| *n > 0);
+    let Some(count) = count else { return Err(cannot("`batch` by less than one")) };
+    let mut batches: Vec<Vec<Value>> = iterate(value)?.chunks(count).map(<[Value]>::to_vec).collect();
+    if let (Some(fill), Some(last)) = (fill.filter(|fill| !fill.is_none()), batches.last_mut()) {
+        size(&Value::from(count))?;
+        last.resize(count, fill);
+    }
+    out.extend(batches.into_iter().map(Value::from));
+    Ok(())
+}
+
+fn slice(value: &Value, slices: &Value, fill: Option<Value>, out: &mut Vec<Value>) -> Result<(), Error> {
+    let items = iterate(value)?;
+    let slices = size(slices)?;
+    if slices == 0 {
+        return Err(cannot("`slice` into less than one"));
+    }
+    let (each, extra) = (items.len() / slices, items.len() % slices);
+    let mut items = items.into_iter();
+    for number in 0..slices {
+        let take = each + usize::from(number < extra);
+        let mut part: Vec<_> = items.by_ref().take(take).collect();
+        if number >= extra {
+            part.extend(fill.clone().filter(|fill| !fill.is_none()));
+        }
+        out.push(Value::from(part));
+    }
+    Ok(())
+}
+
+fn map(value: &Value, args: &Arguments, out: &mut Vec<Value>) -> Result<(), Error> {
     if !value.is_true() {
-        return Ok(ops::generator(Vec::new()));
+        return Ok(());
     }
     let attribute = args.names.iter().find(|(name, _)| name == "attribute");
     if let (Some((_, attribute)), true) = (attribute, args.places.is_empty()) {
@@ -449,7 +360,6 @@ fn map(value: &Value, args: &Arguments) -> Answer {
         if default.is_some() && attribute.as_str().is_some_and(|names| names.contains('.')) {
             return Err(cannot("`map` with a default and a path of several names"));
         }
-        let mut out = Vec::new();
         for item in iterate(value)? {
             let found = path(&item, attribute)?;
             out.push(match default {
@@ -457,23 +367,22 @@ fn map(value: &Value, args: &Arguments) -> Answer {
                 _ => found,
             });
         }
-        return Ok(ops::generator(out));
+        return Ok(());
     }
     let Some((filter, places)) = args.places.split_first() else {
         return Err(fails("map requires a filter argument"));
     };
     let Some(filter) = filter.as_str() else { return Err(fails("map requires the name of a filter")) };
     let args = Arguments { places: places.to_vec(), names: args.names.clone() };
-    let mut out = Vec::new();
     for item in iterate(value)? {
         out.push(apply(filter, &item, &args)?);
     }
-    Ok(ops::generator(out))
+    Ok(())
 }
 
-fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
+fn select(name: &str, value: &Value, args: &Arguments, out: &mut Vec<Value>) -> Result<(), Error> {
     if !value.is_true() {
-        return Ok(ops::generator(Vec::new()));
+        return Ok(());
     }
     let mut places = args.places.iter();
     let attribute = if name.ends_with("attr") {
@@ -483,7 +392,6 @@ fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
     };
     let test = places.next();
     let args = Arguments { places: places.cloned().collect(), names: args.names.clone() };
-    let mut out = Vec::new();
     for item in iterate(value)? {
         let subject = match attribute {
             Some(attribute) => path(&item, attribute)?,
@@ -502,159 +410,5 @@ fn select(name: &str, value: &Value, args: &Arguments) -> Answer {
             out.push(item);
         }
     }
-    Ok(ops::generator(out))
-}
-
-fn truncate(value: &Value, args: &Arguments) -> Answer {
-    let [limit, killwords, end, leeway] =
-        args.bind("truncate", ["length", "killwords", "end", "leeway"], 0)?;
-    let limit = limit.as_ref().map(integer).transpose()?.unwrap_or(255);
-    let end = end.unwrap_or_else(|| Value::from("..."));
-    let end = text("truncate", &end)?;
-    let leeway = leeway.filter(|leeway| !leeway.is_none());
-    let leeway = leeway.as_ref().map(integer).transpose()?.unwrap_or(5);
-    let end_length = end.chars().count() as i128;
-    if limit < end_length {
-        return Err(fails(format!("expected length >= {end_length}, got {limit}")));
-    }
-    if leeway < 0 {
-        return Err(fails(format!("expected leeway >= 0, got {leeway}")));
-    }
-    if length(value)? as i128 <= limit.saturating_add(leeway) {
-        return Ok(value.clone());
-    }
-    let Some(subject) = value.as_str().filter(|_| !value.is_safe()) else {
-        return Err(cannot("`truncate` on anything but plain text"));
-    };
-    let keep = usize::try_from(limit - end_length).unwrap_or(usize::MAX);
-    let cut: String = subject.chars().take(keep).collect();
-    if killwords.is_some_and(|killwords| killwords.is_true()) {
-        return Ok(Value::from(cut + end));
-    }
-    let words = cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words);
-    Ok(Value::from(format!("{words}{end}")))
-}
-
-fn indent(value: &Value, args: &Arguments) -> Answer {
-    let [width, first, blank] = args.bind("indent", ["width", "first", "blank"], 0)?;
-    let width = width.unwrap_or_else(|| Value::from(4));
-    let indention = match width.as_str() {
-        Some(text) => text.to_owned(),
-        None => " ".repeat(size(&width)?),
-    };
-    let Some(subject) = value.as_str() else {
-        return Err(fails(format!("indent takes a text, not {}", Kind::of(value).name())));
-    };
-    if value.is_safe() || width.is_safe() {
-        return Err(cannot("`indent` on escaped text"));
-    }
-    let lines = casing::splitlines(&format!("{subject}\n"), false);
-    let blank = blank.is_some_and(|blank| blank.is_true());
-    let mut out = String::new();
-    if first.is_some_and(|first| first.is_true()) {
-        out.push_str(&indention);
-    }
-    for (at, line) in lines.iter().enumerate() {
-        if at > 0 {
-            out.push('\n');
-            if blank || !line.is_empty() {
-                out.push_str(&indention);
-            }
-        }
-        out.push_str(line);
-    }
-    Ok(Value::from(out))
-}
-
-/// MarkupSafe's `striptags`: comments and tags go, white space is collapsed, entities are resolved.
-fn striptags(text: &str) -> Answer {
-    let mut text = text.to_owned();
-    for (open, close) in [("<!--", "-->"), ("<", ">")] {
-        while let Some(start) = text.find(open) {
-            let from = start + open.len();
-            // A tag needs a closing mark behind its opening one.
-            let Some(end) = text.get(from..).and_then(|rest| rest.find(close)) else { break };
-            text.replace_range(start..from + end + close.len(), "");
-        }
-    }
-    let text = text.split(casing::is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    let mut out = String::new();
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find('&') {
-        let (before, after) = rest.split_at(at);
-        out.push_str(before);
-        let entities =
-            [("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&#34;", "\"")];
-        if let Some((entity, c)) = entities.iter().find(|(entity, _)| after.starts_with(entity)) {
-            out.push_str(c);
-            rest = after.get(entity.len()..).unwrap_or_default();
-        } else if after.starts_with("& ") || after == "&" {
-            out.push('&');
-            rest = after.get(1..).unwrap_or_default();
-        } else {
-            return Err(cannot("`striptags` on text with rare HTML entities"));
-        }
-    }
-    out.push_str(rest);
-    Ok(Value::from(out))
-}
-
-fn quote(text: &str, query: bool) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => out.push(char::from(byte)),
-            b'/' if !query => out.push('/'),
-            b' ' if query => out.push('+'),
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-fn urlencode(value: &Value) -> Answer {
-    let url_quote = |value: &Value, query| match Kind::of(value) {
-        Kind::Bytes(_) => Err(cannot("`urlencode` of bytes")),
-        _ => print::string(value).map(|text| quote(&text, query)),
-    };
-    if matches!(Kind::of(value), Kind::Str(_) | Kind::None | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_)) {
-        return url_quote(value, false).map(Value::from);
-    }
-    let items = match pairs(value) {
-        Some(pairs) => pairs.into_iter().map(|(k, v)| vec![k, v]).collect(),
-        None => iterate(value)?.iter().map(|pair| ops::unpack(pair, 2)).collect::<Result<Vec<_>, _>>()?,
-    };
-    let mut parts = Vec::new();
-    for pair in items {
-        let [key, value] = pair.as_slice() else { continue };
-        parts.push(format!("{}={}", url_quote(key, true)?, url_quote(value, true)?));
-    }
-    Ok(Value::from(parts.join("&")))
-}
-
-fn xmlattr(value: &Value, args: &Arguments) -> Answer {
-    let [autospace] = args.bind("xmlattr", ["autospace"], 0)?;
-    let Some(pairs) = pairs(value) else {
-        return Err(fails(format!("'{}' object has no attribute 'items'", Kind::of(value).name())));
-    };
-    let escaped = |value: &Value| -> Result<String, Error> {
-        let text = print::string(value)?;
-        Ok(if value.is_safe() { text } else { escape(&text) })
-    };
-    let mut parts = Vec::new();
-    for (key, value) in pairs {
-        if value.is_none() || value.is_undefined() {
-            continue;
-        }
-        let name = text("xmlattr", &key)?;
-        if name.contains(|c: char| " \t\n\r\x0b\x0c/>=".contains(c)) {
-            return Err(fails(format!("Invalid character in attribute name: {name}")));
-        }
-        parts.push(format!("{}=\"{}\"", escaped(&key)?, escaped(&value)?));
-    }
-    let mut out = parts.join(" ");
-    if autospace.is_none_or(|autospace| autospace.is_true()) && !out.is_empty() {
-        out.insert(0, ' ');
-    }
-    Ok(Value::from(out))
+    Ok(())
 }

@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
+    arguments::Arguments,
     print,
-    value::{Arguments, Kind, LARGEST, cannot, equal, fails, pairs},
+    value::{Kind, LARGEST, cannot, equal, fails, pairs},
 };
 
 /// `format % right`.
@@ -14,8 +15,8 @@ pub(super) fn percent(format: &str, right: &Value) -> Result<String, Error> {
         // Escaped text would have to be escaped piece by piece.
         _ if right.is_safe() => return Err(cannot("`%` with escaped text")),
         Kind::Dict(_) | Kind::User(_) => (vec![right.clone()], pairs(right)),
-        // Lists count as mappings here: `'x' % []` is no error.
-        Kind::List(_) | Kind::Range(_) => (vec![right.clone()], Some(Vec::new())),
+        // Whatever can be asked for an entry counts as a mapping here: `'x' % []` is no error.
+        Kind::List(_) | Kind::Range(_) | Kind::Undefined => (vec![right.clone()], Some(Vec::new())),
         _ => (vec![right.clone()], None),
     };
     let mut places = places.into_iter();

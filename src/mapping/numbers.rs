@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
-    casing, ops,
-    value::{Answer, Arguments, Kind, cannot, fails, integer, iterate},
+    arguments::{Arguments, integer},
+    arithmetic, casing,
+    value::{Answer, Kind, cannot, fails, iterate},
 };
 
 /// Applies one of `abs`, `int`, `float`, `round`, `filesizeformat`, `sum`.
@@ -50,7 +51,7 @@ pub(super) fn apply(name: &str, value: &Value, args: &Arguments) -> Answer {
                 return Err(fails("sum() can't sum strings [use ''.join(seq) instead]"));
             }
             for item in iterate(value)? {
-                sum = ops::binary("+", &sum, &item)?;
+                sum = arithmetic::binary("+", &sum, &item)?;
             }
             Ok(sum)
         }
@@ -168,7 +169,12 @@ fn parse_int(text: &str, base: i128) -> Result<Option<i128>, Error> {
 fn parse_float(text: &str) -> Result<Option<f64>, Error> {
     let Some(text) = cleaned(text, |c| c.is_ascii_digit())? else { return Ok(None) };
     // Rust takes the same forms as Python: digits, a point, an exponent, `inf`, `infinity` and `nan`.
-    Ok(text.parse().ok())
+    match text.parse::<f64>() {
+        Ok(f) if f.is_finite() => Ok(Some(f)),
+        // Jinja2 trips over infinity where it comes from constants.
+        Ok(_) => Err(cannot("infinite numbers and NaN")),
+        Err(_) => Ok(None),
+    }
 }
 
 fn round(value: &Value, args: &Arguments) -> Answer {

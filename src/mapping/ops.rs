@@ -1,16 +1,15 @@
-//! Python's operators, Jinja2's look-ups (`a.b`, `a['b']`, `a[1:2]`), method calls and global functions.
+//! Jinja2's look-ups (`a.b`, `a['b']`, `a[1:2]`), calls, and assignments to several names.
 
-use std::{cmp::Ordering, sync::Mutex};
+use std::cmp::Ordering;
 
 use minijinja::{Error, Value};
 
 use super::{
+    arguments::Arguments,
     claims::USER_METHODS,
-    format, print, strings,
-    value::{
-        Answer, Arguments, Cycler, Dict, Joiner, Kind, LARGEST, Namespace, Once, Range, View, cannot,
-        compare, contains, equal, fails, hashable, integer, iterate, locked, pairs, size, tuple,
-    },
+    objects::{View, locked},
+    strings,
+    value::{Answer, Kind, cannot, equal, fails, hashable, iterate, pairs, tuple},
 };
 
 const LIST_METHODS: &[&str] =
@@ -43,207 +42,6 @@ const NUMBER_ATTRIBUTES: &[&str] = &[
     "real",
     "to_bytes",
 ];
-
-/// A binary operator.
-pub(super) fn binary(op: &str, a: &Value, b: &Value) -> Answer {
-    let ordering = |wanted: &[Ordering]| {
-        no_undefined(a, b)?;
-        compare(op, a, b).map(|order| Value::from(order.is_some_and(|order| wanted.contains(&order))))
-    };
-    match op {
-        "==" => Ok(Value::from(equal(a, b))),
-        "!=" => Ok(Value::from(!equal(a, b))),
-        "<" => ordering(&[Ordering::Less]),
-        "<=" => ordering(&[Ordering::Less, Ordering::Equal]),
-        ">" => ordering(&[Ordering::Greater]),
-        ">=" => ordering(&[Ordering::Greater, Ordering::Equal]),
-        "in" => contains(b, a).map(Value::from),
-        "~" => {
-            let text = format!("{}{}", print::string(a)?, print::string(b)?);
-            if text.len() > LARGEST { Err(cannot("a text of such a length")) } else { Ok(Value::from(text)) }
-        }
-        _ => {
-            no_undefined(a, b)?;
-            arithmetic(op, a, b)
-        }
-    }
-}
-
-fn no_undefined(a: &Value, b: &Value) -> Result<(), Error> {
-    if a.is_undefined() || b.is_undefined() {
-        return Err(fails("an operand is undefined (there is no such claim or variable)"));
-    }
-    Ok(())
-}
-
-fn type_error(op: &str, a: &Kind<'_>, b: &Kind<'_>) -> Error {
-    fails(format!("unsupported operand type(s) for {op}: '{}' and '{}'", a.name(), b.name()))
-}
-
-fn arithmetic(op: &str, a: &Value, b: &Value) -> Answer {
-    let (ka, kb) = (Kind::of(a), Kind::of(b));
-    if let (Some(x), Some(y)) = (ka.index(), kb.index()) {
-        return integers(op, x, y);
-    }
-    if let (Some(x), Some(y)) = (float(&ka), float(&kb)) {
-        return floats(op, x?, y?);
-    }
-    match (op, &ka, &kb) {
-        ("%", Kind::Str(_), _) if a.is_safe() => Err(cannot("`%` on escaped text (`|e`, `|safe`)")),
-        ("%", Kind::Str(text), _) => format::percent(text, b).map(Value::from),
-        ("+", Kind::Str(x), Kind::Str(y)) => {
-            let escaped = |value: &Value, text: &str| {
-                if value.is_safe() { text.to_owned() } else { super::filters::escape(text) }
-            };
-            bounded(x.len() + y.len())?;
-            Ok(if a.is_safe() || b.is_safe() {
-                Value::from_safe_string(format!("{}{}", escaped(a, x), escaped(b, y)))
-            } else {
-                Value::from(format!("{x}{y}"))
-            })
-        }
-        ("+", Kind::List(x), Kind::List(y)) => Ok(Value::from([x.as_slice(), y].concat())),
-        ("+", Kind::Tuple(x), Kind::Tuple(y)) => Ok(tuple([x.as_slice(), y].concat())),
-        ("*", _, _) if repeats(&ka).is_some() && kb.index().is_some() => repeat(a, b),
-        ("*", _, _) if repeats(&kb).is_some() && ka.index().is_some() => repeat(b, a),
-        (_, Kind::Dict(_) | Kind::View(_) | Kind::Bytes(_) | Kind::Other, _)
-        | (_, _, Kind::Dict(_) | Kind::View(_) | Kind::Bytes(_) | Kind::Other) => {
-            Err(cannot("arithmetic with such values"))
-        }
-        _ => Err(type_error(op, &ka, &kb)),
-    }
-}
-
-fn bounded(len: usize) -> Result<(), Error> {
-    if len > LARGEST { Err(cannot("a text or list of such a length")) } else { Ok(()) }
-}
-
-fn repeats(kind: &Kind<'_>) -> Option<usize> {
-    match kind {
-        Kind::Str(text) => Some(text.len()),
-        Kind::List(items) | Kind::Tuple(items) => Some(items.len()),
-        _ => None,
-    }
-}
-
-fn repeat(what: &Value, times: &Value) -> Answer {
-    let kind = Kind::of(what);
-    let times = size(times)?;
-    bounded(repeats(&kind).unwrap_or(0).saturating_mul(times))?;
-    match kind {
-        Kind::Str(text) if what.is_safe() => Ok(Value::from_safe_string(text.repeat(times))),
-        Kind::Str(text) => Ok(Value::from(text.repeat(times))),
-        Kind::List(items) => Ok(Value::from(vec![items; times].concat())),
-        Kind::Tuple(items) => Ok(tuple(vec![items; times].concat())),
-        _ => Err(cannot("repeating such a value")),
-    }
-}
-
-/// A number as a float if that loses nothing; `None` for what is no number.
-fn float(kind: &Kind<'_>) -> Option<Result<f64, Error>> {
-    match kind {
-        Kind::Float(f) => Some(Ok(*f)),
-        other => other.index().map(exact),
-    }
-}
-
-fn exact(i: i128) -> Result<f64, Error> {
-    if i.unsigned_abs() > 1 << 53 {
-        return Err(cannot("turning such a large integer into a float"));
-    }
-    #[allow(clippy::cast_precision_loss)]
-    let f = i as f64;
-    Ok(f)
-}
-
-fn integers(op: &str, x: i128, y: i128) -> Answer {
-    let too_large = || cannot("integers of more than 38 digits");
-    let zero = || fails("division by zero");
-    let value = match op {
-        "+" => x.checked_add(y),
-        "-" => x.checked_sub(y),
-        "*" => x.checked_mul(y),
-        "/" if y == 0 => return Err(zero()),
-        "/" => return Ok(Value::from(exact(x)? / exact(y)?)),
-        "//" | "%" => {
-            if y == 0 {
-                return Err(zero());
-            }
-            let remainder = x.checked_rem(y).ok_or_else(too_large)?;
-            let quotient = x.checked_div(y).ok_or_else(too_large)?;
-            let borrow = remainder != 0 && (remainder < 0) != (y < 0);
-            Some(match (op, borrow) {
-                ("//", true) => quotient - 1,
-                ("//", false) => quotient,
-                (_, true) => remainder + y,
-                (_, false) => remainder,
-            })
-        }
-        "**" if y < 0 => return floats(op, exact(x)?, exact(y)?),
-        "**" => match u32::try_from(y) {
-            Ok(y) => x.checked_pow(y),
-            Err(_) if (0..=1).contains(&x) => Some(x),
-            Err(_) => None,
-        },
-        _ => return Err(cannot(&format!("the operator {op}"))),
-    };
-    value.map(Value::from).ok_or_else(too_large)
-}
-
-fn floats(op: &str, x: f64, y: f64) -> Answer {
-    let zero = || fails("float division by zero");
-    Ok(Value::from(match op {
-        "+" => x + y,
-        "-" => x - y,
-        "*" => x * y,
-        "/" if y == 0.0 => return Err(zero()),
-        "/" => x / y,
-        "//" | "%" => {
-            if y == 0.0 {
-                return Err(zero());
-            }
-            // As in CPython's `_float_div_mod`.
-            let mut remainder = x % y;
-            let mut quotient = (x - remainder) / y;
-            if remainder == 0.0 {
-                remainder = 0.0_f64.copysign(y);
-            } else if (y < 0.0) != (remainder < 0.0) {
-                remainder += y;
-                quotient -= 1.0;
-            }
-            if op == "%" {
-                remainder
-            } else if quotient == 0.0 {
-                0.0_f64.copysign(x / y)
-            } else {
-                let floor = quotient.floor();
-                if quotient - floor > 0.5 { floor + 1.0 } else { floor }
-            }
-        }
-        "**" if x == 0.0 && y < 0.0 => return Err(fails("0.0 cannot be raised to a negative power")),
-        "**" if x < 0.0 && y.is_finite() && y.fract() != 0.0 => return Err(cannot("complex numbers")),
-        "**" => {
-            let power = x.powf(y);
-            if power.is_infinite() && x.is_finite() && y.is_finite() {
-                return Err(fails("Numerical result out of range"));
-            }
-            power
-        }
-        _ => return Err(cannot(&format!("the operator {op}"))),
-    }))
-}
-
-/// `-a`
-pub(super) fn negate(a: &Value) -> Answer {
-    match Kind::of(a) {
-        Kind::Undefined => Err(fails("the operand is undefined")),
-        Kind::Float(f) => Ok(Value::from(-f)),
-        kind => match kind.index() {
-            Some(i) => i.checked_neg().map(Value::from).ok_or_else(|| cannot("such a large integer")),
-            None => Err(fails(format!("bad operand type for unary -: '{}'", kind.name()))),
-        },
-    }
-}
 
 fn is_method(kind: &Kind<'_>, name: &str) -> bool {
     let known = match kind {
@@ -333,13 +131,14 @@ pub(super) fn slice(a: &Value, start: &Value, stop: &Value, step: &Value) -> Ans
         if value.is_none() {
             return Ok(None);
         }
-        Kind::of(value).index().map(Some).ok_or_else(|| fails("slice indices must be integers or None"))
+        Kind::of(value).index().map(Some).ok_or_else(|| cannot("a slice by anything but integers"))
     };
     let items = match &kind {
         Kind::Str(text) => text.chars().map(|c| Value::from(c.to_string())).collect(),
         Kind::List(items) | Kind::Tuple(items) => items.clone(),
-        Kind::Range(_) | Kind::Bytes(_) | Kind::Other => return Err(cannot("a slice of such a value")),
-        other => return Err(fails(format!("'{}' object cannot be sliced", other.name()))),
+        Kind::Undefined => return Err(undefined("a slice")),
+        // Jinja2 makes nothing of it if it comes from constants, and fails otherwise.
+        other => return Err(cannot(&format!("a slice of a {}", other.name()))),
     };
     let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
     let picked = picked(items.len(), start, stop, step)?;
@@ -454,85 +253,6 @@ pub(super) fn call(a: &Value, args: &Arguments) -> Answer {
     }
 }
 
-/// The global functions that can be called. `lipsum` is random and is not among them.
-pub(super) const GLOBALS: &[&str] = &["range", "dict", "namespace", "cycler", "joiner"];
-
-/// Calls a global function.
-pub(super) fn global(name: &str, args: &Arguments) -> Answer {
-    match name {
-        "range" => range(args),
-        "dict" | "namespace" => {
-            if args.places.len() > 1 {
-                return Err(fails(format!("{name} expected at most 1 argument")));
-            }
-            let mut dict = Dict::default();
-            if let Some(first) = args.places.first() {
-                match pairs(first) {
-                    Some(pairs) => dict = Dict(pairs),
-                    None => {
-                        for pair in iterate(first)? {
-                            let [key, value] = unpack(&pair, 2)?.try_into().map_err(|_| {
-                                fails("dictionary update sequence element has a wrong length")
-                            })?;
-                            dict.insert(key, value)?;
-                        }
-                    }
-                }
-            }
-            for (key, value) in &args.names {
-                dict.insert(Value::from(key.as_str()), value.clone())?;
-            }
-            if name == "dict" {
-                return Ok(dict.value());
-            }
-            let mut names = Vec::new();
-            for (key, value) in dict.0 {
-                let key = key.as_str().ok_or_else(|| cannot("a namespace with keys that are no text"))?;
-                names.push((key.to_owned(), value));
-            }
-            Ok(Value::from_object(Namespace(Mutex::new(names))))
-        }
-        "cycler" => {
-            if !args.names.is_empty() {
-                return Err(fails("cycler() got an unexpected keyword argument"));
-            }
-            if args.places.is_empty() {
-                return Err(fails("at least one item has to be provided"));
-            }
-            Ok(Value::from_object(Cycler { items: args.places.clone(), at: Mutex::new(0) }))
-        }
-        "joiner" => {
-            let [separator] = args.bind(name, ["sep"], 0)?;
-            let separator = separator.unwrap_or_else(|| Value::from(", "));
-            Ok(Value::from_object(Joiner { separator, used: Mutex::new(false) }))
-        }
-        _ => Err(cannot(&format!("the function {name}()"))),
-    }
-}
-
-fn range(args: &Arguments) -> Answer {
-    let [first, second, step] = args.places("range", 1)?;
-    let first = integer(&first.unwrap_or_default())?;
-    let (start, stop) = match second {
-        Some(stop) => (first, integer(&stop)?),
-        None => (0, first),
-    };
-    let step = step.as_ref().map(integer).transpose()?.unwrap_or(1);
-    if step == 0 {
-        return Err(fails("range() arg 3 must not be zero"));
-    }
-    let mut items = Vec::new();
-    let mut at = start;
-    while if step > 0 { at < stop } else { at > stop } {
-        if items.len() >= 100_000 {
-            return Err(cannot("a range of such a length"));
-        }
-        items.push(Value::from(at));
-        at = at.saturating_add(step);
-    }
-    Ok(Value::from_object(Range { start, stop, step, items }))
-}
-
 /// Spreads a value over `targets` names.
 pub(super) fn unpack(value: &Value, targets: usize) -> Result<Vec<Value>, Error> {
     let items = match Kind::of(value) {
@@ -570,9 +290,4 @@ pub(super) fn set_attribute(namespace: &Value, name: &str, value: &Value) -> Ans
         None => names.push((name.to_owned(), value.clone())),
     }
     Ok(Value::from(()))
-}
-
-/// A generator over `items`.
-pub(super) fn generator(items: Vec<Value>) -> Value {
-    Once::value(items)
 }

@@ -2,7 +2,10 @@
 
 use minijinja::{Error, Value};
 
-use super::value::{Answer, Kind, View, cannot, fails, pairs, sorted};
+use super::{
+    objects::View,
+    value::{Answer, Kind, cannot, fails, pairs, sorted, tuple},
+};
 
 /// Python's `str`.
 pub(super) fn string(value: &Value) -> Result<String, Error> {
@@ -64,12 +67,18 @@ pub(super) fn float(f: f64) -> String {
     if f.is_infinite() {
         return if f > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
-    let scientific = format!("{f:e}");
+    let mut scientific = format!("{f:e}");
+    // Between two texts of that length that are equally near, Python takes the even digit and Rust does not.
+    let places = scientific.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    let even = format!("{f:.*e}", places.saturating_sub(1));
+    if even.parse() == Ok(f) {
+        scientific = even;
+    }
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
-        let plain = format!("{f}");
-        if plain.contains('.') { plain } else { plain + ".0" }
+        let after_point = i32::try_from(places).unwrap_or(0) - 1 - exponent;
+        format!("{f:.*}", usize::try_from(after_point.max(1)).unwrap_or(1))
     } else {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
@@ -181,8 +190,7 @@ fn json(value: &Value, out: &mut String) -> Result<(), Error> {
         }
         Kind::Dict(_) | Kind::User(_) => {
             let pairs = pairs(value).unwrap_or_default();
-            let keyed =
-                pairs.into_iter().map(|(k, v)| (k.clone(), super::value::tuple(vec![k, v]))).collect();
+            let keyed = pairs.into_iter().map(|(k, v)| (k.clone(), tuple(vec![k, v]))).collect();
             out.push('{');
             for (at, pair) in sorted(keyed, false)?.iter().enumerate() {
                 if at > 0 {

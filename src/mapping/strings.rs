@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::{
+    arguments::{Arguments, integer, size, text},
     casing, format, print,
-    value::{Answer, Arguments, Kind, LARGEST, cannot, fails, integer, iterate, length, size, text, tuple},
+    value::{Answer, Kind, LARGEST, cannot, equal, fails, iterate, length, tuple},
 };
 
 /// Every attribute of Python's `str` that a template could name; only [`IMPLEMENTED`] ones can be called.
@@ -450,13 +451,13 @@ pub(super) fn call_list(value: &Value, method: &str, args: &Arguments) -> Answer
         "count" => {
             let [item] = args.places(method, 1)?;
             let item = item.unwrap_or_default();
-            let count = iterate(value)?.iter().filter(|other| super::value::equal(other, &item)).count();
+            let count = iterate(value)?.iter().filter(|other| equal(other, &item)).count();
             Ok(Value::from(count))
         }
         "index" => {
             let [item] = args.places(method, 1)?;
             let item = item.unwrap_or_default();
-            match iterate(value)?.iter().position(|other| super::value::equal(other, &item)) {
+            match iterate(value)?.iter().position(|other| equal(other, &item)) {
                 Some(at) => Ok(Value::from(at)),
                 None => Err(fails("the value is not in list")),
             }

@@ -194,3 +194,186 @@ impl Templates {
         Ok(Rendered { localpart, display_name, emails, subject })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use matrix_sdk::ruma::server_name;
+
+    use super::*;
+    use crate::{
+        domain::{DefguardId, EmailProblem, LocalpartProblem, Username},
+        mapping::ProblemKind,
+    };
+
+    fn person() -> Person {
+        Person {
+            id: DefguardId(9),
+            username: Username::new("J.Doe"),
+            first_name: "Jane".into(),
+            last_name: "Doe".into(),
+            name: "Jane Doe".into(),
+            email: " Jane@Example.ORG".into(),
+            phone: Some("+48 1".into()),
+            groups: BTreeSet::from(["admins".to_owned()]),
+            is_active: true,
+            enrolled: true,
+            is_admin: false,
+        }
+    }
+
+    fn sources(localpart: &str, display_name: &str, email: &str) -> TemplateSources {
+        TemplateSources {
+            subject: None,
+            localpart: Some(localpart.into()),
+            display_name: Some(display_name.into()),
+            email: Some(email.into()),
+        }
+    }
+
+    fn scopes() -> Scopes {
+        Scopes::new(["openid", "profile", "email"])
+    }
+
+    fn compiled(localpart: &str, display_name: &str, email: &str) -> Templates {
+        Templates::compile(&sources(localpart, display_name, email), Purpose::People).unwrap()
+    }
+
+    fn mapped(templates: &Templates, person: &Person) -> Mapped {
+        templates.map(person, &scopes(), &server_name!("example.org").to_owned())
+    }
+
+    #[test]
+    fn a_person_gets_what_a_login_would_give() {
+        let templates =
+            compiled("{{ user.sub }}", "{{ user.given_name }} {{ user.family_name }}", "{{ user.email }}");
+        let mapped = mapped(&templates, &person());
+        assert_eq!(mapped.subject.unwrap().as_str(), "J.Doe");
+        assert_eq!(mapped.localpart.unwrap().as_str(), "j.doe");
+        assert_eq!(mapped.display_name.unwrap().unwrap(), "Jane Doe");
+        assert_eq!(mapped.email.unwrap().unwrap().as_str(), "jane@example.org");
+    }
+
+    #[test]
+    fn defguards_own_fields_work_in_display_name_and_email_but_not_at_a_login() {
+        let display_name =
+            "{{ user.first_name }} {{ user['last_name'] }} {{ user.get('phone') }} {{ user.id }}";
+        let templates = compiled("{{ user.sub }}", display_name, "{{ user.username }}@example.org");
+        let mapped = mapped(&templates, &person());
+        assert_eq!(mapped.display_name.unwrap().unwrap(), "Jane Doe +48 1 9");
+        assert_eq!(mapped.email.unwrap().unwrap().as_str(), "j.doe@example.org");
+        let login = templates.map_as_login(&person(), &scopes(), &server_name!("example.org").to_owned());
+        assert_eq!(login.display_name.unwrap(), None);
+        assert_eq!(login.email.unwrap().unwrap().as_str(), "@example.org");
+    }
+
+    #[test]
+    fn a_claim_wins_over_a_field_of_the_same_name() {
+        let templates = compiled("{{ user.sub }}", "{{ user.groups|join }}{{ user.name }}", "");
+        let server = server_name!("example.org").to_owned();
+        let person = Person { name: "  ".into(), ..person() };
+        let with_claim = templates.map(&person, &Scopes::new(["openid", "profile", "groups"]), &server);
+        assert_eq!(with_claim.display_name.unwrap().unwrap(), "admins");
+        assert_eq!(with_claim.email.unwrap(), None);
+    }
+
+    #[test]
+    fn fields_that_are_no_claims_are_refused_where_they_would_tell_who_somebody_is() {
+        for template in [
+            "{{ user.first_name }}",
+            "{{ user['username'] }}",
+            "{{ user.get('id') }}",
+            "{{ user|attr('phone') }}",
+            "x\n{% if user.sub %} {{ user.first_name }}{% endif %}",
+        ] {
+            let sources = sources(template, "", "");
+            let problems = Templates::compile(&sources, Purpose::People).unwrap_err();
+            assert_eq!(problems.len(), 1, "{template}: {problems:?}");
+            assert_eq!(problems[0].field, MappedField::Localpart);
+            assert_eq!(problems[0].kind, ProblemKind::Refused);
+            assert!(problems[0].instead.is_some(), "{template}");
+            assert!(Templates::compile(&sources, Purpose::Claims).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn every_problem_of_every_template_is_told_at_once_with_its_place() {
+        let problems = Templates::compile(
+            &sources("{{ user.first_name }}", "a\n b {{ user.name|nosuch }}", "{{ user.email "),
+            Purpose::People,
+        )
+        .unwrap_err();
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].starts_with("localpart_template line 1 column"), "{}", told[0]);
+        assert!(told[0].contains("user.given_name"), "{}", told[0]);
+        assert!(told[1].starts_with("display_name_template line 2 column"), "{}", told[1]);
+        assert!(told[2].starts_with("email_template line 1"), "{}", told[2]);
+    }
+
+    #[test]
+    fn what_only_a_login_knows_is_refused_for_people() {
+        for template in [
+            "{{ user.iss }}",
+            "{{ user }}",
+            "{{ user|length }}",
+            "{{ user or 1 }}",
+            "{{ 'exp' in user }}",
+            "{% set u = user %}{{ u.sub }}",
+        ] {
+            let sources = sources("{{ user.sub }}", template, "");
+            assert!(Templates::compile(&sources, Purpose::People).is_err(), "{template}");
+            assert!(Templates::compile(&sources, Purpose::Claims).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn one_template_that_fails_for_a_person_leaves_the_others_alone() {
+        let templates = compiled("{{ user.nickname.split() }}", "{{ user.name }}", "{{ user.email }}x@");
+        let mapped = mapped(&templates, &person());
+        assert!(matches!(mapped.localpart, Err(MappingError::Template(_))));
+        assert_eq!(mapped.email, Err(MappingError::Email(EmailProblem::NotOneAt)));
+        assert_eq!(mapped.display_name.unwrap().as_deref(), Some("Jane Doe"));
+        assert!(mapped.subject.is_ok());
+    }
+
+    #[test]
+    fn what_synapse_would_not_register_or_postgresql_not_store_does_not_get_through() {
+        let templates = compiled("{{ user.sub }}", "{{ user.name }}", "{{ user.email }}");
+        let odd = Person {
+            username: Username::new("123"),
+            name: "\0Jane\0".into(),
+            email: "a\0@x.org".into(),
+            ..person()
+        };
+        let mapped_odd = mapped(&templates, &odd);
+        assert_eq!(mapped_odd.localpart, Err(MappingError::Localpart(LocalpartProblem::Numeric)));
+        assert_eq!(mapped_odd.display_name.unwrap().as_deref(), Some("Jane"));
+        assert_eq!(mapped_odd.email, Err(MappingError::Email(EmailProblem::Control)));
+        let nobody = mapped(&templates, &Person { username: Username::new(" "), ..person() });
+        assert_eq!(nobody.subject, Err(MappingError::EmptySubject));
+        let control = mapped(&templates, &Person { username: Username::new("a\0b"), ..person() });
+        assert!(matches!(control.subject, Err(MappingError::Template(_))));
+    }
+
+    #[test]
+    fn missing_templates_are_synapses_defaults() {
+        let templates = Templates::compile(&TemplateSources::default(), Purpose::Claims).unwrap();
+        let claims = claims(&person(), &scopes());
+        let rendered = templates.render(&claims, true).unwrap();
+        let expected =
+            Rendered { localpart: None, display_name: None, emails: vec![], subject: "J.Doe".into() };
+        assert_eq!(rendered, expected);
+        let empty = TemplateSources { subject: Some(String::new()), ..sources("", "", "") };
+        let rendered = Templates::compile(&empty, Purpose::Claims).unwrap().render(&claims, true).unwrap();
+        assert_eq!(rendered, Rendered { localpart: Some(String::new()), ..expected });
+    }
+
+    #[test]
+    fn an_endless_template_ends() {
+        let loops = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+        let mapped = mapped(&compiled(loops, "", ""), &person());
+        assert!(matches!(mapped.localpart, Err(MappingError::Template(_))));
+    }
+}

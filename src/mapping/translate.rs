@@ -6,22 +6,23 @@
 //! written out again with each operator, look-up, filter, test and call handed to a function of ours (see
 //! [`super::engine`]) and each literal put in a variable. On the way, everything that cannot be done is refused.
 
+mod exprs;
+mod rules;
+
 use std::collections::BTreeSet;
 
 use minijinja::{
     Value,
     machinery::{
         Span,
-        ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, Stmt, UnaryOpKind},
+        ast::{Expr, Macro, Spanned, Stmt},
         parse,
     },
     syntax::SyntaxConfig,
 };
 
 use super::{
-    Purpose, checks,
-    claims::{FIELDS, LOGIN_CLAIMS},
-    filters, ops,
+    Purpose, globals,
     refused::{ProblemKind, TemplateProblem},
 };
 use crate::domain::MappedField;
@@ -61,6 +62,9 @@ pub(super) fn translate(
     if source.contains(|c: char| ('\x1c'..='\x1f').contains(&c)) {
         translator.refuse(None, "the separators U+001C to U+001F are white space to Python only", None);
     }
+    if source.contains("+}}") {
+        translator.refuse(None, "`+}}` is the end of an expression to minijinja only", None);
+    }
     match parse(&source, field.template_key(), SyntaxConfig::default()) {
         Ok(Stmt::Template(template)) => {
             for statement in &template.children {
@@ -92,40 +96,8 @@ fn column(source: &str, offset: usize) -> Option<usize> {
     Some(before.rsplit('\n').next().unwrap_or(before).chars().count() + 1)
 }
 
-/// Filters whose result cannot be foretold or is made for people to look at.
-const REFUSED_FILTERS: &[&str] = &["random", "pprint", "urlize", "groupby"];
-
-/// Methods that change the object they are called on.
-const CHANGING: &[&str] = &[
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "popitem",
-    "remove",
-    "reverse",
-    "setdefault",
-    "sort",
-    "update",
-];
-
 /// Names that mean something of their own to Jinja2.
 const RESERVED: &[&str] = &["self", "super", "caller", "varargs", "kwargs", "context", "environment"];
-
-const LOOP_FIELDS: &[&str] = &[
-    "index",
-    "index0",
-    "revindex",
-    "revindex0",
-    "first",
-    "last",
-    "length",
-    "depth",
-    "depth0",
-    "previtem",
-    "nextitem",
-];
 
 struct Translator<'s> {
     field: MappedField,
@@ -241,8 +213,10 @@ impl<'s> Translator<'s> {
                     this.statements(&each.body);
                     this.loops -= 1;
                     if !each.else_body.is_empty() {
-                        this.push("{% else %}");
+                        // Without a scope of its own it would let assignments out.
+                        this.push("{% else %}{% with %}");
                         this.statements(&each.else_body);
+                        this.push("{% endwith %}");
                     }
                     this.push("{% endfor %}");
                 });
@@ -335,10 +309,7 @@ impl<'s> Translator<'s> {
         value
     }
 
-    fn macro_definition(
-        &mut self,
-        definition: &minijinja::machinery::ast::Spanned<minijinja::machinery::ast::Macro<'_>>,
-    ) {
+    fn macro_definition(&mut self, definition: &Spanned<Macro<'_>>) {
         let at = Some(definition.span());
         if self.nested {
             self.refuse(at, "macros within other statements are not done", Some("define it at the top"));
@@ -400,7 +371,7 @@ impl<'s> Translator<'s> {
                 if id == "user"
                     || id == "loop"
                     || id == "lipsum"
-                    || ops::GLOBALS.contains(&id)
+                    || globals::GLOBALS.contains(&id)
                     || RESERVED.contains(&id)
                     || self.macros.contains(id)
                 {
@@ -427,412 +398,5 @@ impl<'s> Translator<'s> {
                 ("v_".to_owned(), 1)
             }
         }
-    }
-
-    fn expr(&mut self, expr: &Expr<'_>) -> String {
-        match expr {
-            Expr::Const(constant) => {
-                self.check_literal(constant.span(), &constant.value);
-                self.literal(constant.value.clone())
-            }
-            Expr::Var(var) => {
-                if var.id == "user" {
-                    self.whole_user(var.span());
-                }
-                self.variable(var.id, var.span())
-            }
-            Expr::UnaryOp(unary) => {
-                let operand = self.expr(&unary.expr);
-                match unary.op {
-                    UnaryOpKind::Not => format!("(not {operand})"),
-                    UnaryOpKind::Neg => format!("_negate({operand})"),
-                }
-            }
-            Expr::BinOp(binary) => self.binary(binary.op, &binary.left, &binary.right),
-            Expr::Compare(compare) => {
-                let mut parts = Vec::new();
-                let mut left = &compare.expr;
-                for (at, op) in compare.ops.iter().enumerate() {
-                    if at > 0 && has_call(left) {
-                        self.refuse(
-                            Some(compare.span()),
-                            "a call in the middle of a chain of comparisons is not done",
-                            Some("compare with `and`"),
-                        );
-                    }
-                    let (kind, negated) = comparison(op.op);
-                    let part = self.binary(kind, left, &op.expr);
-                    parts.push(if negated { format!("(not {part})") } else { part });
-                    left = &op.expr;
-                }
-                format!("({})", parts.join(" and "))
-            }
-            Expr::IfExpr(choice) => self.softly(|this| {
-                let test = this.expr(&choice.test_expr);
-                let yes = this.expr(&choice.true_expr);
-                let no = match &choice.false_expr {
-                    Some(no) => this.expr(no),
-                    None => "undefined0".to_owned(),
-                };
-                format!("({yes} if {test} else {no})")
-            }),
-            Expr::Filter(filter) => {
-                if let (Some(Expr::Var(var)), "attr", [CallArg::Pos(Expr::Const(name)), ..]) =
-                    (&filter.expr, filter.name, filter.args.as_slice())
-                    && var.id == "user"
-                {
-                    self.user_field(name.value.as_str().unwrap_or_default(), filter.span());
-                    return self.filter(filter, "v_user", filter.span());
-                }
-                let input = match &filter.expr {
-                    Some(input) => self.expr(input),
-                    None => "undefined0".to_owned(),
-                };
-                self.filter(filter, &input, filter.span())
-            }
-            Expr::Test(test) => {
-                let chained = matches!(&test.expr, Expr::Test(_))
-                    || matches!(&test.expr, Expr::UnaryOp(not) if matches!(not.expr, Expr::Test(_)));
-                if chained {
-                    self.refuse(Some(test.span()), "one `is` behind another is not done", None);
-                }
-                if !checks::NAMES.contains(&test.name) && !self.soft {
-                    self.problem(
-                        ProblemKind::Broken,
-                        Some(test.span()),
-                        format!("No test named '{}'.", test.name),
-                        None,
-                    );
-                }
-                let subject = match &test.expr {
-                    Expr::Var(var) if var.id == "user" => "v_user".to_owned(),
-                    subject => self.expr(subject),
-                };
-                let args = self.arguments(&test.args, test.span(), false);
-                format!("_test(\"{}\", {subject}{args})", test.name)
-            }
-            Expr::GetAttr(attribute) => self.attribute(&attribute.expr, attribute.name, attribute.span()),
-            Expr::GetItem(item) => {
-                let object = match &item.expr {
-                    Expr::Var(var) if var.id == "user" => {
-                        self.user_key(&item.subscript_expr);
-                        "v_user".to_owned()
-                    }
-                    object => self.expr(object),
-                };
-                if let Expr::Const(name) = &item.subscript_expr
-                    && let Some(name) = name.value.as_str()
-                {
-                    self.check_name(name, item.span());
-                }
-                let key = self.expr(&item.subscript_expr);
-                format!("_item({object}, {key})")
-            }
-            Expr::Slice(slice) => {
-                let object = self.expr(&slice.expr);
-                let mut bounds = Vec::new();
-                for bound in [&slice.start, &slice.stop, &slice.step] {
-                    bounds.push(match bound {
-                        Some(bound) => self.expr(bound),
-                        None => "none".to_owned(),
-                    });
-                }
-                format!("_slice({object}, {})", bounds.join(", "))
-            }
-            Expr::Call(call) => self.call(call, call.span()),
-            Expr::List(list) => {
-                let items: Vec<_> = list.items.iter().map(|item| self.expr(item)).collect();
-                format!("_list({})", items.join(", "))
-            }
-            Expr::Tuple(list) => {
-                let items: Vec<_> = list.items.iter().map(|item| self.expr(item)).collect();
-                format!("_tuple({})", items.join(", "))
-            }
-            Expr::Map(map) => {
-                let mut items = Vec::new();
-                for (key, value) in map.keys.iter().zip(&map.values) {
-                    items.push(self.expr(key));
-                    items.push(self.expr(value));
-                }
-                format!("_dict({})", items.join(", "))
-            }
-        }
-    }
-
-    fn variable(&mut self, id: &str, at: Span) -> String {
-        if RESERVED.contains(&id) {
-            self.refuse(Some(at), &format!("Jinja2's own `{id}` is not done"), None);
-        } else if id == "loop" && self.loops > 0 {
-            self.refuse(
-                Some(at),
-                "the loop object can only be asked for its fields",
-                Some("use `loop.index` and its like"),
-            );
-        } else if id == "lipsum" || ops::GLOBALS.contains(&id) || self.macros.contains(id) {
-            self.refuse(Some(at), &format!("the function `{id}` can only be called"), None);
-        } else if let Some(visible) = &self.visible
-            && id != "user"
-            && !visible.contains(id)
-        {
-            self.refuse(
-                Some(at),
-                &format!("`{id}` comes from outside of the macro or block"),
-                Some("hand it over as an argument"),
-            );
-        }
-        format!("v_{id}")
-    }
-
-    fn binary(&mut self, op: BinOpKind, left: &Expr<'_>, right: &Expr<'_>) -> String {
-        let symbol = match op {
-            BinOpKind::ScAnd | BinOpKind::ScOr => {
-                let left = if is_user(left) { "v_user".to_owned() } else { self.expr(left) };
-                let right = self.expr(right);
-                let word = if matches!(op, BinOpKind::ScAnd) { "and" } else { "or" };
-                return format!("({left} {word} {right})");
-            }
-            BinOpKind::In if is_user(right) => {
-                self.user_key(left);
-                let left = self.expr(left);
-                return format!("_binary(\"in\", {left}, v_user)");
-            }
-            BinOpKind::Eq => "==",
-            BinOpKind::Ne => "!=",
-            BinOpKind::Lt => "<",
-            BinOpKind::Lte => "<=",
-            BinOpKind::Gt => ">",
-            BinOpKind::Gte => ">=",
-            BinOpKind::Add => "+",
-            BinOpKind::Sub => "-",
-            BinOpKind::Mul => "*",
-            BinOpKind::Div => "/",
-            BinOpKind::FloorDiv => "//",
-            BinOpKind::Rem => "%",
-            BinOpKind::Pow => "**",
-            BinOpKind::Concat => "~",
-            BinOpKind::In => "in",
-        };
-        let (left, right) = (self.expr(left), self.expr(right));
-        format!("_binary(\"{symbol}\", {left}, {right})")
-    }
-
-    fn filter(&mut self, filter: &Filter<'_>, input: &str, at: Span) -> String {
-        if REFUSED_FILTERS.contains(&filter.name) {
-            self.refuse(Some(at), &format!("the filter `{}` is not done", filter.name), None);
-        } else if !filters::NAMES.contains(&filter.name) && !self.soft {
-            self.problem(ProblemKind::Broken, Some(at), format!("No filter named '{}'.", filter.name), None);
-        }
-        let args = self.arguments(&filter.args, at, false);
-        format!("_filter(\"{}\", {input}{args})", filter.name)
-    }
-
-    /// Arguments, each with a comma in front.
-    fn arguments(&mut self, args: &[CallArg<'_>], at: Span, of_macro: bool) -> String {
-        let mut out = String::new();
-        let mut names = BTreeSet::new();
-        for arg in args {
-            match arg {
-                CallArg::Pos(value) => {
-                    let value = self.expr(value);
-                    out.push_str(&format!(", {value}"));
-                }
-                CallArg::Kwarg(name, value) => {
-                    if !names.insert(*name) {
-                        self.problem(
-                            ProblemKind::Broken,
-                            Some(at),
-                            format!("keyword argument repeated: {name}"),
-                            None,
-                        );
-                    }
-                    let value = self.expr(value);
-                    let prefix = if of_macro { "v_" } else { "" };
-                    out.push_str(&format!(", {prefix}{name}={value}"));
-                }
-                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => {
-                    self.refuse(Some(at), "`*` and `**` in arguments are not done", None);
-                }
-            }
-        }
-        out
-    }
-
-    fn attribute(&mut self, object: &Expr<'_>, name: &str, at: Span) -> String {
-        self.check_name(name, at);
-        if let Expr::Var(var) = object {
-            if var.id == "loop" && self.loops > 0 {
-                if !LOOP_FIELDS.contains(&name) {
-                    self.refuse(Some(at), &format!("`loop.{name}` is not done"), None);
-                }
-                return format!("loop.{name}");
-            }
-            if var.id == "user" {
-                self.user_field(name, at);
-                return format!("_attribute(v_user, \"{name}\")");
-            }
-        }
-        let object = self.expr(object);
-        format!("_attribute({object}, \"{name}\")")
-    }
-
-    fn call(&mut self, call: &Call<'_>, at: Span) -> String {
-        match &call.expr {
-            Expr::Var(var) if self.macros.contains(var.id) => {
-                let args = self.arguments(&call.args, at, true);
-                format!("v_{}({})", var.id, args.trim_start_matches(", "))
-            }
-            Expr::Var(var) if ops::GLOBALS.contains(&var.id) => {
-                let args = self.arguments(&call.args, at, false);
-                format!("_global(\"{}\"{args})", var.id)
-            }
-            Expr::GetAttr(method) => {
-                self.check_name(method.name, at);
-                let args = self.arguments(&call.args, at, false);
-                let object = match &method.expr {
-                    Expr::Var(var) if var.id == "loop" && self.loops > 0 => {
-                        if method.name != "cycle" || args.contains('=') {
-                            self.refuse(Some(at), &format!("`loop.{}()` is not done", method.name), None);
-                        }
-                        return format!("loop.cycle({})", args.trim_start_matches(", "));
-                    }
-                    Expr::Var(var) if var.id == "user" && method.name == "get" => {
-                        match call.args.first() {
-                            Some(CallArg::Pos(key)) => self.user_key(key),
-                            _ => self.whole_user(at),
-                        }
-                        "v_user".to_owned()
-                    }
-                    object => {
-                        let temporary = matches!(object, Expr::Call(_) | Expr::Filter(_) | Expr::Slice(_));
-                        if CHANGING.contains(&method.name) && !(temporary && method.name == "pop") {
-                            self.refuse(
-                                Some(at),
-                                &format!("`.{}()` changes an object", method.name),
-                                Some("use an expression that makes a new one"),
-                            );
-                        }
-                        self.expr(object)
-                    }
-                };
-                format!("_method({object}, \"{}\"{args})", method.name)
-            }
-            object => {
-                let object = self.expr(object);
-                let args = self.arguments(&call.args, at, false);
-                format!("_call({object}{args})")
-            }
-        }
-    }
-
-    /// Python's inner attributes lead out of the claims.
-    fn check_name(&mut self, name: &str, at: Span) {
-        if name.starts_with("__") {
-            self.refuse(Some(at), &format!("Python's own attribute `{name}` is not done"), None);
-        }
-    }
-
-    /// Escapes in a literal that minijinja reads in another way than Python.
-    fn check_literal(&mut self, at: Span, value: &Value) {
-        if value.as_str().is_none() {
-            return;
-        }
-        let raw = self.source.get(at.start_offset as usize..at.end_offset as usize).unwrap_or_default();
-        let mut chars = raw.chars();
-        while let Some(c) = chars.next() {
-            if c != '\\' {
-                continue;
-            }
-            match chars.next() {
-                Some('\\' | '\'' | '"' | 'n' | 'r' | 't' | 'u' | 'x') | None => {}
-                Some(other) => self.refuse(
-                    Some(at),
-                    &format!("the escape `\\{}` is not done", other.escape_default()),
-                    Some("write the character itself, or `\\u` and four hexadecimal digits"),
-                ),
-            }
-        }
-    }
-
-    fn user_key(&mut self, key: &Expr<'_>) {
-        match key {
-            Expr::Const(name) => match name.value.as_str() {
-                Some(text) => self.user_field(text, name.span()),
-                None => {}
-            },
-            other if self.purpose == Purpose::People => self.refuse(
-                Some(other.span()),
-                "it cannot be seen which claim this asks for",
-                Some("name the claim itself"),
-            ),
-            _ => {}
-        }
-    }
-
-    /// Something asks `user` for one claim or field.
-    fn user_field(&mut self, name: &str, at: Span) {
-        if self.purpose != Purpose::People {
-            return;
-        }
-        if LOGIN_CLAIMS.contains(&name) {
-            self.refuse(
-                Some(at),
-                &format!("the claim `{name}` belongs to a login and is not known before it"),
-                Some("use a claim about the person"),
-            );
-            return;
-        }
-        let identity = matches!(self.field, MappedField::Subject | MappedField::Localpart);
-        if let (true, Some((_, claim))) = (identity, FIELDS.iter().find(|(field, _)| *field == name)) {
-            let instead = claim.map(|claim| format!("write `user.{claim}`"));
-            self.problem(
-                ProblemKind::Refused,
-                Some(at),
-                format!(
-                    "`user.{name}` is a field of Defguard's API and no claim: at a login it is empty, so the \
-                     account made here would not be found"
-                ),
-                instead.or_else(|| Some("use a claim, such as `user.sub`".to_owned())),
-            );
-        }
-    }
-
-    /// Something uses all claims at once.
-    fn whole_user(&mut self, at: Span) {
-        if self.purpose == Purpose::People {
-            self.refuse(
-                Some(at),
-                "`user` as a whole holds claims that belong to a login and are not known before it",
-                Some("name the claims that you need"),
-            );
-        }
-    }
-}
-
-fn is_user(expr: &Expr<'_>) -> bool {
-    matches!(expr, Expr::Var(var) if var.id == "user")
-}
-
-fn comparison(op: CompareOpKind) -> (BinOpKind, bool) {
-    match op {
-        CompareOpKind::Eq => (BinOpKind::Eq, false),
-        CompareOpKind::Ne => (BinOpKind::Ne, false),
-        CompareOpKind::Lt => (BinOpKind::Lt, false),
-        CompareOpKind::Lte => (BinOpKind::Lte, false),
-        CompareOpKind::Gt => (BinOpKind::Gt, false),
-        CompareOpKind::Gte => (BinOpKind::Gte, false),
-        CompareOpKind::In => (BinOpKind::In, false),
-        CompareOpKind::NotIn => (BinOpKind::In, true),
-    }
-}
-
-/// Whether evaluating the expression twice could differ from evaluating it once.
-fn has_call(expr: &Expr<'_>) -> bool {
-    match expr {
-        Expr::Const(_) | Expr::Var(_) => false,
-        Expr::GetAttr(attribute) => has_call(&attribute.expr),
-        Expr::GetItem(item) => has_call(&item.expr) || has_call(&item.subscript_expr),
-        Expr::UnaryOp(unary) => has_call(&unary.expr),
-        Expr::BinOp(binary) => has_call(&binary.left) || has_call(&binary.right),
-        _ => true,
     }
 }

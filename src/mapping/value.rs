@@ -1,18 +1,17 @@
 //! Python's kinds of values over minijinja's [`Value`], and what every operation of Python needs of them: kind,
 //! truth, length, iteration, equality, order, and the binding of call arguments.
 
-use std::{
-    cmp::Ordering,
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{cmp::Ordering, collections::VecDeque};
 
 use minijinja::{
     Error, ErrorKind, Value,
-    value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind},
+    value::{Tuple, ValueKind},
 };
 
-use super::claims::UserObject;
+use super::{
+    claims::UserObject,
+    objects::{Cycler, Dict, Joiner, Namespace, Once, Range, View},
+};
 
 /// The result of every operation.
 pub(super) type Answer = Result<Value, Error>;
@@ -32,106 +31,6 @@ pub(super) fn cannot(what: &str) -> Error {
         ErrorKind::InvalidOperation,
         format!("this program does not do what Synapse would do here: {what}"),
     )
-}
-
-/// A dictionary view (`dict.items()` and its like), which prints with its name.
-#[derive(Debug)]
-pub(super) struct View {
-    pub(super) name: &'static str,
-    pub(super) items: Vec<Value>,
-}
-
-impl Object for View {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-    fn is_true(self: &Arc<Self>) -> bool {
-        !self.items.is_empty()
-    }
-}
-
-/// A generator or iterator: it can be walked once.
-#[derive(Debug)]
-pub(super) struct Once(Mutex<VecDeque<Value>>);
-
-impl Once {
-    pub(super) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self(Mutex::new(items.into())))
-    }
-    pub(super) fn next(&self) -> Option<Value> {
-        locked(&self.0).pop_front()
-    }
-    fn rest(&self) -> Vec<Value> {
-        std::mem::take(&mut *locked(&self.0)).into()
-    }
-}
-
-impl Object for Once {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-    fn is_true(self: &Arc<Self>) -> bool {
-        true
-    }
-}
-
-/// Python's `range`.
-#[derive(Debug)]
-pub(super) struct Range {
-    pub(super) start: i128,
-    pub(super) stop: i128,
-    pub(super) step: i128,
-    pub(super) items: Vec<Value>,
-}
-
-impl Object for Range {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-    fn is_true(self: &Arc<Self>) -> bool {
-        !self.items.is_empty()
-    }
-}
-
-/// Jinja2's `cycler`.
-#[derive(Debug)]
-pub(super) struct Cycler {
-    pub(super) items: Vec<Value>,
-    pub(super) at: Mutex<usize>,
-}
-
-impl Object for Cycler {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-}
-
-/// Jinja2's `joiner`.
-#[derive(Debug)]
-pub(super) struct Joiner {
-    pub(super) separator: Value,
-    pub(super) used: Mutex<bool>,
-}
-
-impl Object for Joiner {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-}
-
-/// Jinja2's `namespace`. It stands in a list of one so that the template can assign to it.
-#[derive(Debug)]
-pub(super) struct Namespace(pub(super) Mutex<Vec<(String, Value)>>);
-
-impl Object for Namespace {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-}
-
-/// A lock that a panic elsewhere cannot spoil: the values behind it are whole at any time.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a value is to Python.
@@ -230,36 +129,6 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// A dictionary in the order in which it was written. Keys that are equal in Python (`1`, `1.0`, `True`) are one.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Dict(pub(super) Vec<(Value, Value)>);
-
-impl Dict {
-    pub(super) fn insert(&mut self, key: Value, value: Value) -> Result<(), Error> {
-        hashable(&key)?;
-        match self.0.iter_mut().find(|(other, _)| equal(other, &key)) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((key, value)),
-        }
-        Ok(())
-    }
-    pub(super) fn value(self) -> Value {
-        Value::from_object(self)
-    }
-}
-
-impl Object for Dict {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Map
-    }
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.iter().find(|(k, _)| equal(k, key)).map(|(_, v)| v.clone())
-    }
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.iter().map(|(k, _)| k.clone()).collect())
-    }
-}
-
 /// A tuple.
 pub(super) fn tuple(items: Vec<Value>) -> Value {
     Value::from(Tuple::new(items))
@@ -296,7 +165,7 @@ pub(super) fn iterate(value: &Value) -> Result<Vec<Value>, Error> {
         Kind::Dict(pairs) => pairs.into_iter().map(|(k, _)| k).collect(),
         Kind::User(user) => user.claims().iter().map(|(k, _)| Value::from(k.as_str())).collect(),
         Kind::View(view) => view.items.clone(),
-        Kind::Once(once) => once.rest(),
+        Kind::Once(once) => once.rest()?,
         Kind::Range(range) => range.items.clone(),
         Kind::Bytes(_) => return Err(cannot("iterating over bytes")),
         Kind::Namespace(_) | Kind::Other => return Err(cannot("iterating over such an object")),
@@ -439,7 +308,7 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
             Ok(iterate(container)?.iter().any(|key| equal(key, item)))
         }
         Kind::Once(once) => {
-            while let Some(other) = once.next() {
+            while let Some(other) = once.next()? {
                 if equal(&other, item) {
                     return Ok(true);
                 }
@@ -480,101 +349,4 @@ pub(super) fn sorted(mut items: Vec<(Value, Value)>, reverse: bool) -> Result<Ve
     }
     sort(&mut items, reverse)?;
     Ok(items.into_iter().map(|(_, item)| item).collect())
-}
-
-/// The arguments of a call.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Arguments {
-    /// By position.
-    pub(super) places: Vec<Value>,
-    /// By keyword.
-    pub(super) names: Vec<(String, Value)>,
-}
-
-impl Arguments {
-    /// Splits what minijinja hands to a function.
-    pub(super) fn of(args: &[Value]) -> Self {
-        let mut arguments = Self::default();
-        for arg in args {
-            if arg.is_kwargs() {
-                let named = arg.as_object().and_then(|object| object.try_iter_pairs());
-                for (key, value) in named.into_iter().flatten() {
-                    arguments.names.push((key.to_string(), value));
-                }
-            } else {
-                arguments.places.push(arg.clone());
-            }
-        }
-        arguments
-    }
-
-    /// Binds to the parameters of a Python function, of which the first `required` have no default.
-    pub(super) fn bind<const N: usize>(
-        &self,
-        what: &str,
-        parameters: [&str; N],
-        required: usize,
-    ) -> Result<[Option<Value>; N], Error> {
-        if self.places.len() > N {
-            return Err(fails(format!("{what}() takes at most {N} arguments ({} given)", self.places.len())));
-        }
-        let mut bound = [const { None }; N];
-        for (slot, value) in bound.iter_mut().zip(&self.places) {
-            *slot = Some(value.clone());
-        }
-        for (name, value) in &self.names {
-            let Some(slot) = parameters.iter().position(|p| p == name).and_then(|at| bound.get_mut(at))
-            else {
-                return Err(fails(format!("{what}() got an unexpected keyword argument '{name}'")));
-            };
-            if slot.replace(value.clone()).is_some() {
-                return Err(fails(format!("{what}() got multiple values for argument '{name}'")));
-            }
-        }
-        for (slot, name) in bound.iter().zip(parameters).take(required) {
-            if slot.is_none() {
-                return Err(fails(format!("{what}() missing required argument '{name}'")));
-            }
-        }
-        Ok(bound)
-    }
-
-    /// Binds to a Python function that takes no keywords.
-    pub(super) fn places<const N: usize>(
-        &self,
-        what: &str,
-        required: usize,
-    ) -> Result<[Option<Value>; N], Error> {
-        if !self.names.is_empty() {
-            return Err(fails(format!("{what}() takes no keyword arguments")));
-        }
-        if self.places.len() > N || self.places.len() < required {
-            return Err(fails(format!("{what}() got a wrong number of arguments ({})", self.places.len())));
-        }
-        let mut bound = [const { None }; N];
-        for (slot, value) in bound.iter_mut().zip(&self.places) {
-            *slot = Some(value.clone());
-        }
-        Ok(bound)
-    }
-}
-
-/// A text argument, as Python's string methods demand it.
-pub(super) fn text<'a>(what: &str, value: &'a Value) -> Result<&'a str, Error> {
-    value.as_str().ok_or_else(|| fails(format!("{what}: must be str, not {}", Kind::of(value).name())))
-}
-
-/// An integer argument.
-pub(super) fn integer(value: &Value) -> Result<i128, Error> {
-    let kind = Kind::of(value);
-    kind.index().ok_or_else(|| fails(format!("'{}' object cannot be interpreted as an integer", kind.name())))
-}
-
-/// A count or width: negative is nothing; what could never be filled is refused.
-pub(super) fn size(value: &Value) -> Result<usize, Error> {
-    let size = integer(value)?.max(0);
-    match usize::try_from(size) {
-        Ok(size) if size <= LARGEST => Ok(size),
-        _ => Err(cannot("a text or list of such a length")),
-    }
 }

@@ -3,8 +3,9 @@
 use minijinja::Value;
 
 use super::{
+    arguments::{Arguments, integer, text},
     casing,
-    value::{Answer, Arguments, Kind, cannot, fails, integer, text},
+    value::{Answer, Kind, cannot, fails},
 };
 
 /// Applies the filter.
