@@ -241,7 +241,8 @@ impl Engine {
     }
 
     /// Completes the journal with the writes that had taken effect when the program ended between them and their line,
-    /// and forgets the creations that had not begun: an account of that name that is there now is somebody else's.
+    /// and forgets the creations that had not begun: an account of that name that is there now is somebody else's. What
+    /// cannot be found out puts off only those whom it concerns.
     pub(super) async fn recover(&self, seen: &mut Gathered, dry_run: bool) -> Result<(), Failure> {
         for intent in &mut seen.intents {
             let mut journal = Vec::new();
@@ -269,8 +270,11 @@ impl Engine {
                 let continued = Some(known.clone());
                 self.store.record(&Outcome { journal, continued, ..Outcome::default() })?;
             }
-            // As long as it is not known whether we made an account, it is not taken for ours.
-            known.creates.retain(|_, mxid| known.pending.iter().all(|entry| entry.mxid != *mxid));
+            if !known.pending.is_empty() {
+                seen.unclear.insert(known.group);
+                seen.unclear.extend(known.creates.keys());
+                seen.unclear.extend(known.pending.iter().map(|entry| entry.id));
+            }
             *intent = known;
         }
         Ok(())

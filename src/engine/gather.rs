@@ -33,6 +33,8 @@ pub(super) struct Gathered {
     pub(super) standoffs: BTreeMap<DefguardId, Standoff>,
     pub(super) backoff: BTreeMap<DefguardId, Backoff>,
     pub(super) answers: Answers,
+    /// The people of whom it could not be found out what an interrupted run did for them.
+    pub(super) unclear: BTreeSet<DefguardId>,
 }
 
 impl Gathered {
@@ -106,6 +108,7 @@ impl Engine {
             standoffs: self.store.standoffs()?,
             backoff: self.store.backoff()?,
             answers: Answers::default(),
+            unclear: BTreeSet::new(),
         })
     }
 
@@ -122,6 +125,7 @@ impl Engine {
             .iter()
             .filter(|(id, backoff)| backoff.until > now && !afresh.contains(id))
             .map(|(id, _)| *id)
+            .chain(seen.unclear.iter().copied())
             .collect();
         for _ in 0..MOST_ROUNDS {
             let scene = Scene {

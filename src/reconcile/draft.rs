@@ -206,7 +206,7 @@ fn finish_intents(
     let intents = if view.scene.complete { view.scene.intents } else { &[] };
     for intent in intents {
         let mut people: BTreeSet<DefguardId> = intent.creates.keys().copied().collect();
-        let mut known = true;
+        let mut known = intent.pending.is_empty();
         for moved in &intent.moves {
             match loose_end(view, drafts, moved) {
                 Ok(person) => people.extend(person),
