@@ -415,7 +415,9 @@ fn the_journal_is_true(state: &State) {
 }
 
 /// What is the same however the work was interrupted.
-fn outcome(state: &State) -> (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, (Mxid, Option<String>)>) {
+type Outcome = (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, (Mxid, Option<String>)>);
+
+fn outcome(state: &State) -> Outcome {
     let accounts = state
         .accounts
         .iter()

@@ -14,14 +14,12 @@ use std::{
 use chrono::{TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Account, Applied, DefguardId, Email, ExternalId, Failure, FailureClass, Instance, Intent, Link,
-        Lookup, Move, Mxid, Peer, Person, Standoff, Subject, ThreePid, Username,
+        Account, Applied, DefguardId, Email, ExternalId, Failure, FailureClass, FieldPolicy, Instance,
+        Intent, Link, Lookup, Move, Mxid, OnConflict, Peer, Person, Standoff, Subject, ThreePid, Username,
     },
-    reconcile::{
-        Answers, Decision, FieldPolicy, OnConflict, Pass, Plan, Question, Rules, Scene, Scope, Step, decide,
-    },
+    reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, Scope, Step, decide},
 };
-use globset::{Glob, GlobSetBuilder};
+use globset::{Glob, GlobSet};
 use serde::Deserialize;
 use support::world::{self, PROVIDER, mxid, server};
 
@@ -79,7 +77,7 @@ impl Default for Case {
 struct RawScope {
     include_groups: BTreeSet<String>,
     exclude_groups: BTreeSet<String>,
-    exclude_users: Vec<String>,
+    exclude_users: BTreeSet<String>,
     require_enrolled: bool,
     own_username: Option<String>,
 }
@@ -217,14 +215,13 @@ impl RawAccount {
 
 impl RawScope {
     fn scope(&self) -> Scope {
-        let mut exclude_users = GlobSetBuilder::new();
-        for pattern in &self.exclude_users {
-            exclude_users.add(Glob::new(pattern).unwrap());
-        }
+        let patterns = |patterns: &BTreeSet<String>| {
+            GlobSet::new(patterns.iter().map(|text| Glob::new(text).unwrap())).unwrap()
+        };
         Scope {
-            include_groups: self.include_groups.clone(),
-            exclude_groups: self.exclude_groups.clone(),
-            exclude_users: exclude_users.build().unwrap(),
+            include_groups: (!self.include_groups.is_empty()).then(|| patterns(&self.include_groups)),
+            exclude_groups: patterns(&self.exclude_groups),
+            exclude_users: patterns(&self.exclude_users),
             require_enrolled: self.require_enrolled,
             own_username: self.own_username.clone().map(Username::new),
         }
@@ -379,7 +376,7 @@ fn told(plan: &Plan, asked: &BTreeSet<Question>) -> String {
         for step in &group.steps {
             let _ = writeln!(text, "    {}", step_told(step));
         }
-        for (id, link) in &group.links {
+        for (id, link) in group.links.iter().filter_map(|(id, link)| Some((id, link.as_ref()?))) {
             let _ = writeln!(
                 text,
                 "    link #{id} {} subject {} name {} e-mail {}",
@@ -452,6 +449,7 @@ fn every_case_is_decided_as_was_found_right() {
                 .filter(|(_, person)| !person.conflicts.is_empty())
                 .map(|(id, person)| {
                     let standoff = Standoff {
+                        username: Username::new("any"),
                         conflicts: person.conflicts.clone(),
                         fingerprint: person.fingerprint.clone(),
                         since: Utc.with_ymd_and_hms(2026, 11, 1, 8, 0, 0).unwrap(),
