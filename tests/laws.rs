@@ -29,7 +29,16 @@ struct Story {
 struct Round {
     events: Vec<Event>,
     pass: Pass,
+    /// Only this person is synced, and whoever is dealt with together with them.
+    only: Option<DefguardId>,
     faults: BTreeMap<usize, Fault>,
+}
+
+impl Round {
+    /// A run for everybody before which nothing happened.
+    fn quiet(pass: Pass) -> Self {
+        Self { events: Vec::new(), pass, only: None, faults: BTreeMap::new() }
+    }
 }
 
 const NAMES: [&str; 9] = ["ann", "Ann", "ANN", "bob", "Bob", "cid", "dan", "eve", "_odd"];
@@ -162,14 +171,15 @@ fn faults() -> impl Strategy<Value = BTreeMap<usize, Fault>> {
 
 fn rounds(faulty: bool) -> impl Strategy<Value = Vec<Round>> {
     let faults = if faulty { faults().boxed() } else { Just(BTreeMap::new()).boxed() };
-    let later = (prop::collection::vec(event(), 0..7), pass(), faults.clone());
+    let only = prop_oneof![5 => Just(None), 1 => id().prop_map(Some)];
+    let later = (prop::collection::vec(event(), 0..7), pass(), only, faults.clone());
     let first =
         (prop::collection::vec(joining(), 2..7), prop::collection::vec(event(), 0..5), pass(), faults)
             .prop_map(|(mut events, more, pass, faults)| {
                 events.extend(more);
-                Round { events, pass, faults }
+                Round { events, pass, only: None, faults }
             });
-    let later = later.prop_map(|(events, pass, faults)| Round { events, pass, faults });
+    let later = later.prop_map(|(events, pass, only, faults)| Round { events, pass, only, faults });
     (first, prop::collection::vec(later, 0..4))
         .prop_map(|(first, later)| std::iter::once(first).chain(later).collect())
 }
@@ -193,12 +203,14 @@ async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunRe
         }
         state.clone()
     };
-    let report = world.run(policies, &RunRequest::everybody(round.pass), round.faults.clone()).await;
+    let only = round.only.iter().map(|id| format!("#{id}")).collect();
+    let request = RunRequest { only, ..RunRequest::everybody(round.pass) };
+    let report = world.run(policies, &request, round.faults.clone()).await;
     let after = world.state().clone();
     only_owned_accounts_are_written(policies, &before, &after);
     nobody_is_locked_out(&before, &after);
     what_others_put_there_stays(&after);
-    links_stay_what_they_are(&before, &after, round.faults.is_empty());
+    links_stay_what_they_are(&before, &after, round.faults.is_empty() && round.only.is_none());
     if round.faults.values().any(|fault| matches!(fault, Fault::Missing(_))) {
         an_incomplete_listing_creates_nobody(&before, &after);
     }
@@ -206,6 +218,9 @@ async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunRe
         let report = report.as_ref().unwrap();
         nobody_fails_without_a_fault(report);
         nobody_is_robbed(&before, &after);
+    }
+    if round.faults.is_empty() && round.only.is_none() {
+        let report = report.as_ref().unwrap();
         logins_open_the_right_account(&after, report);
     }
     report
@@ -332,7 +347,7 @@ fn logins_open_the_right_account(state: &State, report: &RunReport) {
 /// A few runs without faults, after which nothing must be left to do.
 async fn settle(world: &World, policies: &Policies) {
     for pass in [Pass::Frequent, Pass::Full, Pass::Frequent] {
-        play(world, policies, &Round { events: Vec::new(), pass, faults: BTreeMap::new() }).await;
+        play(world, policies, &Round::quiet(pass)).await;
     }
 }
 
