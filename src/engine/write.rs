@@ -80,6 +80,7 @@ impl Writer<'_> {
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
         let mut tried = 0;
+        let mut sent = false;
         loop {
             tried += 1;
             // What the list did not show may be there by now.
@@ -93,11 +94,12 @@ impl Writer<'_> {
                 Lookup::Unknown(failure) => return Err(failure.into()),
             };
             let attempt = match there {
-                None => self.make(id, mxid, &full).await,
-                Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
-                Some(account) if tried > 1 && is_half_made(&account, entry.at) => {
-                    self.fill(mxid, &full).await
+                None => {
+                    sent = true;
+                    self.make(id, mxid, &full).await
                 }
+                Some(account) if sent && is_complete(&account, &full) => Ok(()),
+                Some(account) if sent && is_half_made(&account, entry.at) => self.fill(mxid, &full).await,
                 Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
