@@ -15,7 +15,7 @@ use defguard_synapse_sync::{
 };
 use proptest::{prelude::*, sample::select};
 use support::world::{
-    Event, Extra, Fault, Kind, LISTING, Policies, State, World, instance, login_id, marker,
+    Event, Extra, Fault, Kind, LISTING, PROVIDER, Policies, State, World, instance, login_id, marker,
 };
 
 /// What is done, run by run.
@@ -88,6 +88,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (id(), any::<bool>()).prop_map(|(id, out)| Event::Group(id, out)),
         2 => id().prop_map(Event::Leaves),
         2 => id().prop_map(Event::LogsIn),
+        4 => text(&NAMES).prop_map(Event::TriesName),
         2 => (text(&LOCALPARTS), prop::option::of(text(&EMAILS)), kind)
             .prop_map(|(localpart, email, kind)| Event::HandMade { localpart, email, kind }),
         2 => (text(&LOCALPARTS), extra()).prop_map(|(localpart, extra)| Event::Foreign(localpart, extra)),
@@ -365,8 +366,19 @@ async fn is_settled(world: &World, policies: &Policies) {
     assert_eq!(state.journal.len(), journal);
     assert_eq!(state.intents, BTreeMap::new(), "no intent is left");
     assert_eq!(state.backoff, BTreeMap::new(), "nobody is still counted as failing");
+    for (id, cached) in &state.cache {
+        if let Some(mxid) = cached {
+            assert!(state.accounts[mxid].external_ids.contains(id), "Synapse still answers {mxid} for {id}");
+        }
+    }
     for person in &report.people {
         assert!(person.steps.is_empty(), "#{} still has steps", person.id);
+        if person.state == Word::InStep {
+            let account = &state.accounts[&state.links[&person.id].mxid];
+            let login = login_id(state.people[&person.id].username.as_str());
+            let logins: Vec<_> = account.logins(PROVIDER).collect();
+            assert_eq!(logins, [&login], "the logins of #{}", person.id);
+        }
         let known = [Word::InStep, Word::Conflict, Word::Disabled, Word::OutOfScope];
         assert!(known.contains(&person.state), "#{} is {:?}", person.id, person.state);
     }

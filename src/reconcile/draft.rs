@@ -216,8 +216,9 @@ fn loose_end(
     drafts: &mut BTreeMap<DefguardId, Draft>,
     moved: &Move,
 ) -> Result<Option<DefguardId>, Stop> {
-    if let Some(taker) = drafts.values().find(|draft| draft.gains.ids.contains(&moved.id)) {
-        return Ok(Some(taker.id));
+    let seen_to = |draft: &&Draft| draft.gains.ids.contains(&moved.id) || draft.drops.ids.contains(&moved.id);
+    if let Some(draft) = drafts.values().find(seen_to) {
+        return Ok(Some(draft.id));
     }
     let owner = drafts
         .values()
@@ -290,7 +291,10 @@ fn group(view: &View<'_>, key: DefguardId, drafts: &[&Draft]) -> Option<Group> {
             });
             continue;
         }
-        let leaving = turn.change.drop_ids.iter().chain(&turn.change.wash_ids);
+        // A new login may have to leave again: if this run is cut short and the name changes once more before the next,
+        // nothing else says that it was ours.
+        let gained = turn.change.add_ids.iter().filter(|id| !id.is_marker());
+        let leaving = turn.change.drop_ids.iter().chain(&turn.change.wash_ids).chain(gained);
         moves.extend(leaving.map(|id: &ExternalId| Move { id: id.clone(), from: turn.mxid.clone() }));
         confirm |= !(turn.change.add_ids.is_empty()
             && turn.change.drop_ids.is_empty()
