@@ -441,8 +441,11 @@ fn the_journal_is_true(state: &State) {
     }
 }
 
+/// The account and the subject of a link.
+type Ties = (Mxid, Option<String>);
+
 /// What is the same however the work was interrupted.
-fn outcome(state: &State) -> (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, (Mxid, Option<String>)>) {
+fn outcome(state: &State) -> (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, Ties>) {
     let accounts = state
         .accounts
         .iter()
