@@ -15,7 +15,7 @@ use defguard_synapse_sync::{
 };
 use proptest::{prelude::*, sample::select};
 use support::world::{
-    Event, Extra, Fault, Kind, LISTING, Policies, State, World, instance, login_id, marker,
+    Event, Extra, Fault, Kind, LISTING, PROVIDER, Policies, State, World, instance, login_id, marker,
 };
 
 /// What is done, run by run.
@@ -29,7 +29,16 @@ struct Story {
 struct Round {
     events: Vec<Event>,
     pass: Pass,
+    /// Only this person is synced, and whoever is dealt with together with them.
+    only: Option<DefguardId>,
     faults: BTreeMap<usize, Fault>,
+}
+
+impl Round {
+    /// A run for everybody before which nothing happened.
+    fn quiet(pass: Pass) -> Self {
+        Self { events: Vec::new(), pass, only: None, faults: BTreeMap::new() }
+    }
 }
 
 const NAMES: [&str; 9] = ["ann", "Ann", "ANN", "bob", "Bob", "cid", "dan", "eve", "_odd"];
@@ -79,6 +88,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (id(), any::<bool>()).prop_map(|(id, out)| Event::Group(id, out)),
         2 => id().prop_map(Event::Leaves),
         2 => id().prop_map(Event::LogsIn),
+        4 => text(&NAMES).prop_map(Event::TriesName),
         2 => (text(&LOCALPARTS), prop::option::of(text(&EMAILS)), kind)
             .prop_map(|(localpart, email, kind)| Event::HandMade { localpart, email, kind }),
         2 => (text(&LOCALPARTS), extra()).prop_map(|(localpart, extra)| Event::Foreign(localpart, extra)),
@@ -162,14 +172,15 @@ fn faults() -> impl Strategy<Value = BTreeMap<usize, Fault>> {
 
 fn rounds(faulty: bool) -> impl Strategy<Value = Vec<Round>> {
     let faults = if faulty { faults().boxed() } else { Just(BTreeMap::new()).boxed() };
-    let later = (prop::collection::vec(event(), 0..7), pass(), faults.clone());
+    let only = prop_oneof![5 => Just(None), 1 => id().prop_map(Some)];
+    let later = (prop::collection::vec(event(), 0..7), pass(), only, faults.clone());
     let first =
         (prop::collection::vec(joining(), 2..7), prop::collection::vec(event(), 0..5), pass(), faults)
             .prop_map(|(mut events, more, pass, faults)| {
                 events.extend(more);
-                Round { events, pass, faults }
+                Round { events, pass, only: None, faults }
             });
-    let later = later.prop_map(|(events, pass, faults)| Round { events, pass, faults });
+    let later = later.prop_map(|(events, pass, only, faults)| Round { events, pass, only, faults });
     (first, prop::collection::vec(later, 0..4))
         .prop_map(|(first, later)| std::iter::once(first).chain(later).collect())
 }
@@ -193,12 +204,14 @@ async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunRe
         }
         state.clone()
     };
-    let report = world.run(policies, &RunRequest::everybody(round.pass), round.faults.clone()).await;
+    let only = round.only.iter().map(|id| format!("#{id}")).collect();
+    let request = RunRequest { only, ..RunRequest::everybody(round.pass) };
+    let report = world.run(policies, &request, round.faults.clone()).await;
     let after = world.state().clone();
     only_owned_accounts_are_written(policies, &before, &after);
     nobody_is_locked_out(&before, &after);
     what_others_put_there_stays(&after);
-    links_stay_what_they_are(&before, &after, round.faults.is_empty());
+    links_stay_what_they_are(&before, &after, round.faults.is_empty() && round.only.is_none());
     if round.faults.values().any(|fault| matches!(fault, Fault::Missing(_))) {
         an_incomplete_listing_creates_nobody(&before, &after);
     }
@@ -206,6 +219,9 @@ async fn play(world: &World, policies: &Policies, round: &Round) -> Option<RunRe
         let report = report.as_ref().unwrap();
         nobody_fails_without_a_fault(report);
         nobody_is_robbed(&before, &after);
+    }
+    if round.faults.is_empty() && round.only.is_none() {
+        let report = report.as_ref().unwrap();
         logins_open_the_right_account(&after, report);
     }
     report
@@ -332,7 +348,7 @@ fn logins_open_the_right_account(state: &State, report: &RunReport) {
 /// A few runs without faults, after which nothing must be left to do.
 async fn settle(world: &World, policies: &Policies) {
     for pass in [Pass::Frequent, Pass::Full, Pass::Frequent] {
-        play(world, policies, &Round { events: Vec::new(), pass, faults: BTreeMap::new() }).await;
+        play(world, policies, &Round::quiet(pass)).await;
     }
 }
 
@@ -350,8 +366,19 @@ async fn is_settled(world: &World, policies: &Policies) {
     assert_eq!(state.journal.len(), journal);
     assert_eq!(state.intents, BTreeMap::new(), "no intent is left");
     assert_eq!(state.backoff, BTreeMap::new(), "nobody is still counted as failing");
+    for (id, cached) in &state.cache {
+        if let Some(mxid) = cached {
+            assert!(state.accounts[mxid].external_ids.contains(id), "Synapse still answers {mxid} for {id}");
+        }
+    }
     for person in &report.people {
         assert!(person.steps.is_empty(), "#{} still has steps", person.id);
+        if person.state == Word::InStep {
+            let account = &state.accounts[&state.links[&person.id].mxid];
+            let login = login_id(state.people[&person.id].username.as_str());
+            let logins: Vec<_> = account.logins(PROVIDER).collect();
+            assert_eq!(logins, [&login], "the logins of #{}", person.id);
+        }
         let known = [Word::InStep, Word::Conflict, Word::Disabled, Word::OutOfScope];
         assert!(known.contains(&person.state), "#{} is {:?}", person.id, person.state);
     }
@@ -414,10 +441,11 @@ fn the_journal_is_true(state: &State) {
     }
 }
 
-/// What is the same however the work was interrupted.
-type Outcome = (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, (Mxid, Option<String>)>);
+/// The account and the subject of a link.
+type Ties = (Mxid, Option<String>);
 
-fn outcome(state: &State) -> Outcome {
+/// What is the same however the work was interrupted.
+fn outcome(state: &State) -> (BTreeMap<Mxid, Account>, BTreeMap<DefguardId, Ties>) {
     let accounts = state
         .accounts
         .iter()

@@ -390,7 +390,7 @@ fn told(plan: &Plan, asked: &BTreeSet<Question>) -> String {
             let _ = writeln!(text, "    journal #{id} {}", made.kind());
         }
         for moved in &group.moves {
-            let _ = writeln!(text, "    in mind: {} leaves {}", short(&moved.id), moved.from);
+            let _ = writeln!(text, "    in mind: {} on {}", short(&moved.id), moved.from);
         }
     }
     for (intent, groups) in &plan.intents {

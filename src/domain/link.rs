@@ -60,7 +60,8 @@ pub struct Intent {
     pub begun: DateTime<Utc>,
     /// The accounts that are about to be created.
     pub creates: BTreeMap<DefguardId, Mxid>,
-    /// The external ids that are about to leave an account.
+    /// The external ids that are about to leave an account, and the logins that are about to be put on one: if the
+    /// work is cut short, those may have to leave it again.
     pub moves: BTreeSet<Move>,
     /// The journal lines of the write that is under way, kept if it turns out to have taken effect.
     pub pending: Vec<Entry>,

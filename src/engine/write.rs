@@ -80,6 +80,7 @@ impl Writer<'_> {
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
         let mut tried = 0;
+        let mut sent = false;
         loop {
             tried += 1;
             // What the list did not show may be there by now.
@@ -93,11 +94,12 @@ impl Writer<'_> {
                 Lookup::Unknown(failure) => return Err(failure.into()),
             };
             let attempt = match there {
-                None => self.make(id, mxid, &full).await,
-                Some(account) if tried > 1 && is_complete(&account, &full) => Ok(()),
-                Some(account) if tried > 1 && is_half_made(&account, entry.at) => {
-                    self.fill(mxid, &full).await
+                None => {
+                    sent = true;
+                    self.make(id, mxid, &full).await
                 }
+                Some(account) if sent && is_complete(&account, &full) => Ok(()),
+                Some(account) if sent && is_half_made(&account, entry.at) => self.fill(mxid, &full).await,
                 Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
@@ -333,10 +335,15 @@ pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance)
     match &entry.change {
         Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, entry.at),
         Change::DisplayName { after, .. } => account.summary.display_name == *after,
-        Change::Emails { after, .. } => emails(&account.threepids) == *after,
-        Change::ExternalIds { after, .. } => account.external_ids == *after,
+        Change::Emails { before, after } => shows(&emails(&account.threepids), before, after),
+        Change::ExternalIds { before, after } => shows(&account.external_ids, before, after),
         Change::Adopted | Change::Relinked | Change::Linked | Change::Unlinked => false,
     }
+}
+
+/// Whether a list went from `before` to `after`, whatever else others have done to it since.
+fn shows<T: Ord + Clone>(now: &BTreeSet<T>, before: &BTreeSet<T>, after: &BTreeSet<T>) -> bool {
+    (after - before).is_subset(now) && (before - after).is_disjoint(now)
 }
 
 /// Whether the account can only be one that we began to make at that time: nobody's, and made just then.

@@ -208,6 +208,9 @@ fn identify(
         }
     };
     let login = ExternalId::login(&rules.auth_provider, subject);
+    // What a run that was cut short put there for a name that has changed again.
+    let left_over = account.logins(&rules.auth_provider).filter(|id| **id != login && view.is_moving(id));
+    draft.drops.ids.extend(left_over.cloned());
     if !account.external_ids.contains(&login) {
         match view.claim_subject(draft.id, subject)? {
             Claim::Free => {}
@@ -372,9 +375,10 @@ pub(super) fn take(
         _ if unfinished => FieldPolicy::Enforce,
         policy => policy,
     };
-    // Logins that others put on an account that we adopt stay; on one that carries our marker they are outdated.
+    // Logins that others put on an account that we adopt stay; on one that carries our marker or that we made they are
+    // outdated.
     let only_ours = Subject::new("");
-    let old = if state == State::Relink { None } else { Some(&only_ours) };
+    let old = if state == State::Adopt { Some(&only_ours) } else { None };
     let subject = identify(view, &mut draft, mapped, account, old);
     let email = address(view, &mut draft, mapped, account, None, policy(view.scene.rules.email));
     subject?;

@@ -227,8 +227,9 @@ fn loose_end(
     drafts: &mut BTreeMap<DefguardId, Draft>,
     moved: &Move,
 ) -> Result<Option<DefguardId>, Stop> {
-    if let Some(taker) = drafts.values().find(|draft| draft.gains.ids.contains(&moved.id)) {
-        return Ok(Some(taker.id));
+    let seen_to = |draft: &&Draft| draft.gains.ids.contains(&moved.id) || draft.drops.ids.contains(&moved.id);
+    if let Some(draft) = drafts.values().find(seen_to) {
+        return Ok(Some(draft.id));
     }
     let owner = drafts
         .values()
@@ -303,7 +304,10 @@ pub(super) fn order(key: DefguardId, drafts: &[&Draft], hands: &[Hands]) -> Grou
             group.steps.push(Step::Create { id, mxid, display_name, email, external_ids: change.add_ids });
             continue;
         }
-        let leaving = change.drop_ids.iter().chain(&change.wash_ids);
+        // A new login may have to leave again: if this run is cut short and the name changes once more before the next,
+        // nothing else says that it was ours.
+        let gained = change.add_ids.iter().filter(|id| !id.is_marker());
+        let leaving = change.drop_ids.iter().chain(&change.wash_ids).chain(gained);
         group.moves.extend(leaving.map(|id| Move { id: id.clone(), from: mxid.clone() }));
         group.confirm |= change.changes_ids();
         group.steps.push(Step::Hold { id, mxid, change });

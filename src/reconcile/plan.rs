@@ -165,7 +165,7 @@ pub struct Group {
     pub links: BTreeMap<DefguardId, Option<Link>>,
     /// How links came about that did not exist before, for the journal.
     pub made: BTreeMap<DefguardId, Change>,
-    /// The external ids that leave an account.
+    /// The external ids that leave an account, and the logins that are put on one.
     pub moves: BTreeSet<Move>,
     /// Whether the people have to be read again right before, because external ids of existing accounts change.
     pub confirm: bool,

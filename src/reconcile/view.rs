@@ -300,6 +300,11 @@ impl<'a> View<'a> {
             && !(account.summary.admin || account.summary.guest || account.appservice.is_some())
     }
 
+    /// Whether an unfinished intent of an earlier run was moving this external id.
+    pub(super) fn is_moving(&self, id: &ExternalId) -> bool {
+        self.scene.intents.iter().any(|intent| intent.moves.iter().any(|moved| moved.id == *id))
+    }
+
     /// Whether an unfinished intent of an earlier run is about this person.
     pub(super) fn is_unfinished(&self, id: DefguardId) -> bool {
         let mxid = self.scene.links.get(&id).map(|link| &link.mxid);

@@ -142,6 +142,8 @@ pub enum Event {
     Leaves(DefguardId),
     /// Somebody logs in by OIDC under this name.
     LogsIn(DefguardId),
+    /// Somebody logs in with any name; nothing is made if it opens no account.
+    TriesName(String),
     /// An admin makes an account by hand.
     HandMade {
         localpart: String,
@@ -638,6 +640,9 @@ impl State {
                 if let Some(person) = self.people.get(id).cloned().filter(|person| person.is_active) {
                     self.log_in(&person);
                 }
+            }
+            Event::TriesName(name) => {
+                self.look_up(&login_id(name));
             }
             Event::HandMade { localpart, email, kind } => self.hand_made(localpart, email.as_deref(), *kind),
             Event::Foreign(localpart, extra) => {
