@@ -53,7 +53,7 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Sync {
-    /// Only these people: username, `#` and number in Defguard, or MXID
+    /// Only these people: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) people: Vec<String>,
     /// Decide only, change nothing
@@ -66,7 +66,7 @@ pub(super) struct Sync {
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
-    /// Only these people: username, `#` and number in Defguard, or MXID
+    /// Only these people: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) people: Vec<String>,
     /// Plan a full pass
@@ -76,14 +76,14 @@ pub(super) struct Plan {
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Username, `#` and number in Defguard, or MXID
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Link {
-    /// Username, or `#` and number in Defguard
+    /// Username, or number in Defguard (as '#13', with the quotes)
     #[arg(value_name = "USER")]
     pub(super) person: String,
     /// The account, such as @alice:example.org
@@ -95,7 +95,7 @@ pub(super) struct Link {
 
 #[derive(Debug, Args)]
 pub(super) struct Unlink {
-    /// Username, `#` and number in Defguard, or MXID
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
     /// Do it without asking
@@ -105,7 +105,7 @@ pub(super) struct Unlink {
 
 #[derive(Debug, Args)]
 pub(super) struct Journal {
-    /// Only for this person: username, `#` and number in Defguard, or MXID
+    /// Only for this person: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: Option<String>,
     /// Only what this run did
