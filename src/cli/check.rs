@@ -211,7 +211,7 @@ fn note_people(
     for (localpart, people) in localparts.into_iter().filter(|(_, people)| people.len() > 1) {
         items.push(Item::warning(
             "templates",
-            format!("{} all become @{localpart}", named(&people)),
+            format!("{} become the same, @{localpart}", named(&people)),
             "whoever of them has that account already keeps it, the others get none until they are told apart; see \
              `explain` about each of them",
         ));

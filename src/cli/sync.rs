@@ -66,7 +66,7 @@ fn show_in(report: &RunReport, width: Option<usize>) -> String {
     if !remarks.is_empty() {
         page.heading("Good to know:");
         for (remark, people) in remarks {
-            page.line("  ", &format!("{}: {}", names.spell(&remark), named(&people)));
+            page.line("  ", &format!("{}: {}", named(&people), names.spell(&remark)));
         }
     }
     if let Some(Completeness::Incomplete(why)) = &report.completeness {
