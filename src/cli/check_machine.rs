@@ -42,9 +42,9 @@ async fn daemon(socket: &Path) -> Item {
                     "restart the daemon with the new version",
                 );
             }
-            let since = status.daemon.map_or_else(String::new, |daemon| {
-                format!(" since {} UTC", moment(daemon.started))
-            });
+            let since = status
+                .daemon
+                .map_or_else(String::new, |daemon| format!(" since {} UTC", moment(daemon.started)));
             Item::ok("daemon", format!("up{since}; a config that was changed counts when it is restarted"))
         }
         Ok(Some(_)) => Item::warning(

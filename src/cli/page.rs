@@ -20,9 +20,8 @@ pub(super) fn width() -> Option<usize> {
 /// Text from elsewhere without what would steer the terminal.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
-        let escaped = text.chars().map(|c| {
-            if c.is_control() { c.escape_default().collect() } else { String::from(c) }
-        });
+        let escaped =
+            text.chars().map(|c| if c.is_control() { c.escape_default().collect() } else { String::from(c) });
         Cow::Owned(escaped.collect())
     } else {
         Cow::Borrowed(text)
@@ -262,7 +261,8 @@ mod tests {
         };
         let mut page = Page::new(None);
         page.troubles(vec![trouble(1, "a", "x"), trouble(2, "b", "y"), trouble(3, "c", "x")]);
-        let expected = "  a (#1), c (#3)\n    x\n    → run `unlink USER`\n  b (#2)\n    y\n    → run `unlink b`\n";
+        let expected =
+            "  a (#1), c (#3)\n    x\n    → run `unlink USER`\n  b (#2)\n    y\n    → run `unlink b`\n";
         assert_eq!(page.finish(), expected);
     }
 }

@@ -22,11 +22,21 @@ use crate::{
 
 /// Loads the config and compiles its templates: with them the warnings, without them every finding.
 pub(super) fn read(path: &Path) -> Result<(Settings, Templates, Vec<Finding>), Vec<Finding>> {
-    let (settings, warnings) = config::load(path, &Environment::of_process(), SystemClock.now())?;
-    match assemble::templates(&settings.templates) {
-        Ok(templates) => Ok((settings, templates, warnings)),
-        Err(errors) => Err(warnings.into_iter().chain(errors).collect()),
-    }
+    let mut findings = match config::load(path, &Environment::of_process(), SystemClock.now()) {
+        Ok((settings, warnings)) => match assemble::templates(&settings.templates) {
+            Ok(templates) => return Ok((settings, templates, warnings)),
+            Err(errors) => warnings.into_iter().chain(errors).collect(),
+        },
+        Err(mut findings) => {
+            // What is wrong with the templates is said in the same breath, if they can be read at all.
+            if let Ok(texts) = config::load_templates(path) {
+                findings.extend(assemble::templates(&texts).err().unwrap_or_default());
+            }
+            findings
+        }
+    };
+    findings.sort_by_key(|finding: &Finding| (finding.at.file != path, finding.at.position, finding.level));
+    Err(findings)
 }
 
 /// Loads the config and compiles its templates; shows every finding.
@@ -46,10 +56,8 @@ pub(super) fn log(settings: &Settings, daemon: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,defguard_synapse_sync={}", level.as_str().to_lowercase()))
     });
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+    let builder =
+        fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match settings.log.format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text if daemon => builder.init(),

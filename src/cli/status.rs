@@ -21,7 +21,10 @@ pub(super) async fn status(global: &Global) -> Result<Exit, Exit> {
     }
     let own = env!("CARGO_PKG_VERSION");
     if status.version != own {
-        complain(&format!("warning: the daemon is version {}, this program is version {own}", status.version));
+        complain(&format!(
+            "warning: the daemon is version {}, this program is version {own}",
+            status.version
+        ));
     }
     Ok(Exit::Done)
 }
@@ -52,12 +55,19 @@ fn show(status: &Status, width: Option<usize>) -> String {
     let people = if status.links.len() == 1 { "1 person" } else { &format!("{} people", status.links.len()) };
     page.line(
         "",
-        &format!("{people} linked, {} in conflict, {} failing.", status.conflicts.len(), status.failing.len()),
+        &format!(
+            "{people} linked, {} in conflict, {} failing.",
+            status.conflicts.len(),
+            status.failing.len()
+        ),
     );
     if status.unfinished > 0 {
         page.line(
             "",
-            &format!("Unfinished work of an earlier run: {}; the next run goes on with it.", status.unfinished),
+            &format!(
+                "Unfinished work of an earlier run: {}; the next run goes on with it.",
+                status.unfinished
+            ),
         );
     }
     if !status.conflicts.is_empty() {

@@ -93,11 +93,8 @@ fn show_in(report: &RunReport, width: Option<usize>) -> String {
 fn changed(report: &RunReport) -> Vec<[String; 3]> {
     let mut rows = Vec::new();
     for person in &report.people {
-        let did: Vec<String> = if report.dry_run {
-            would(person)
-        } else {
-            person.done.iter().map(change).collect()
-        };
+        let did: Vec<String> =
+            if report.dry_run { would(person) } else { person.done.iter().map(change).collect() };
         if !did.is_empty() {
             let mxid = person.mxid.as_ref().map_or_else(String::new, Mxid::to_string);
             rows.push([page::person(Some(person.username.as_str()), person.id), mxid, did.join("\n")]);

@@ -161,7 +161,11 @@ impl RunReport {
             if self.dry_run { format!("{planned} would change") } else { format!("{changed} changed") };
         let mut text = format!(
             "{}, {change}, {conflicts} in conflict, {} failed",
-            if self.people.len() == 1 { "1 person".to_owned() } else { format!("{} people", self.people.len()) },
+            if self.people.len() == 1 {
+                "1 person".to_owned()
+            } else {
+                format!("{} people", self.people.len())
+            },
             tally.failed
         );
         if let Some(Completeness::Incomplete(why)) = &self.completeness {

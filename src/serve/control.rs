@@ -182,9 +182,11 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
         Some(version) if version != VERSION => {
             format!("the daemon is {version} and this is {VERSION}: restart the daemon with the same version")
         }
-        Some(_) => "the daemon and this program call themselves the same version, so this is an error of theirs; \
+        Some(_) => {
+            "the daemon and this program call themselves the same version, so this is an error of theirs; \
                     please report it"
-            .to_owned(),
+                .to_owned()
+        }
         None => "what listens there is not this daemon; see whether control.socket is right".to_owned(),
     };
     if !response.status().is_success() {
@@ -198,9 +200,8 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
-            let line = serde_json::from_slice(&line).map_err(|error| {
-                failed(format!("its answer cannot be read: {error}")).mend(mend.clone())
-            })?;
+            let line = serde_json::from_slice(&line)
+                .map_err(|error| failed(format!("its answer cannot be read: {error}")).mend(mend.clone()))?;
             match line {
                 Line::Progress { done, total } => progress.step(done, total),
                 Line::Answer(answer) => return Ok(Some(answer)),

@@ -21,14 +21,14 @@ use sled::{
     transaction::{TransactionError, Transactional as _},
 };
 
+use self::{
+    codec::{decode, encode, key_person, person_key, unreadable},
+    place::Place,
+};
 pub use self::{
     nothing::Nothing,
     open::{Identity, Opened},
     place::exists,
-};
-use self::{
-    codec::{decode, encode, key_person, person_key, unreadable},
-    place::Place,
 };
 use crate::{
     domain::{

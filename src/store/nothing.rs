@@ -16,7 +16,12 @@ use crate::{
 pub struct Nothing;
 
 fn refused(what: &str) -> Failure {
-    Failure::new(Peer::Store, FailureClass::Permanent, what, "there is no store yet, and a question makes none")
+    Failure::new(
+        Peer::Store,
+        FailureClass::Permanent,
+        what,
+        "there is no store yet, and a question makes none",
+    )
 }
 
 impl Store for Nothing {

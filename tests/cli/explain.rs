@@ -28,7 +28,10 @@ async fn world() -> World {
 #[tokio::test]
 async fn explain_says_in_words_who_somebody_is_what_is_done_and_why() {
     let world = world().await;
-    assert_snapshot!("before_the_first_sync", world.steady(&world.run(&["explain", "expl-healthy"]).await.out));
+    assert_snapshot!(
+        "before_the_first_sync",
+        world.steady(&world.run(&["explain", "expl-healthy"]).await.out)
+    );
     world.run(&["sync"]).await.ends_with(0);
     for (name, person) in [
         ("healthy", "expl-healthy"),

@@ -61,7 +61,7 @@ fn program() -> Command {
             command.env_remove(name);
         }
     }
-    for name in ["RUST_LOG", "CREDENTIALS_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
+    for name in ["COLUMNS", "RUST_LOG", "CREDENTIALS_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

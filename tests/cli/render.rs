@@ -54,7 +54,8 @@ async fn an_array_and_json_lines_give_one_line_each_and_bad_input_an_error_in_it
     let template = "--localpart-template={{ user.sub }}";
     let shown = alone(&["render", template], r#"[{"sub":"a"},{"sub":"b"}]"#).await.ends_with(0);
     assert_eq!(shown.out.lines().count(), 2);
-    let shown = alone(&["render", template], "{\"sub\":\"a\"}\nnonsense\n{\"sub\":\"b\"}\n").await.ends_with(0);
+    let shown =
+        alone(&["render", template], "{\"sub\":\"a\"}\nnonsense\n{\"sub\":\"b\"}\n").await.ends_with(0);
     let lines: Vec<Value> = shown.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0], json!({"localpart": "a", "display_name": null, "emails": [], "subject": "a"}));

@@ -4,12 +4,19 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
+    process::Stdio,
 };
 
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::{PROGRAM, World, exists, finish, support::defguard::NewPerson};
+use crate::{
+    PROGRAM, World, exists, finish,
+    support::{
+        defguard::NewPerson,
+        proxy::{Proxy, on},
+    },
+};
 
 #[tokio::test]
 async fn the_verbs_go_through_the_daemon_which_holds_the_store() {
@@ -113,4 +120,39 @@ async fn a_daemon_of_another_version_is_explained() {
     let shown = world.run(&["status"]).await.ends_with(1);
     assert!(shown.err.contains("the daemon is defguard-synapse-sync/9.9.9"), "{shown:?}");
     old.join().unwrap();
+}
+
+#[tokio::test]
+async fn an_asker_who_goes_away_does_not_stop_the_run() {
+    let world = World::new("away").await;
+    world.defguard.add_person(NewPerson::named("away-ann"));
+    let proxy = Proxy::start(&world.synapse.url()).await;
+    world.configure_for(world.defguard.url().as_str(), &proxy.url(), "");
+    let daemon = world.daemon().await;
+    let mut held = proxy.hold_before(on(http::Method::PUT, "away-ann"));
+    let mut asker = world.command(&["sync"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    held.reached().await;
+    asker.kill().unwrap();
+    asker.wait().unwrap();
+    held.release();
+    // Waits for its turn behind the run that is going on.
+    let report = world.run(&["sync", "--json"]).await.ends_with(0).json();
+    assert_eq!(report["run"], 2);
+    let journal = world.run(&["journal", "--json"]).await.ends_with(0).json();
+    assert_eq!((&journal[0]["run"], &journal[0]["change"]["kind"]), (&json!(1), &json!("created")));
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn a_log_in_json_has_one_object_a_line() {
+    let world = World::new("logs").await;
+    world.configure("[log]\nformat = \"json\"\nlevel = \"debug\"\n");
+    let daemon = world.daemon().await;
+    world.run(&["sync"]).await.ends_with(0);
+    let (code, log) = daemon.end().await;
+    assert_eq!(code, 0);
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(line["level"].is_string());
+    }
 }

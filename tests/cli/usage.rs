@@ -38,11 +38,21 @@ async fn wrong_arguments_are_a_usage_error() {
 #[tokio::test]
 async fn a_config_that_is_not_there_is_said_by_every_verb() {
     for verb in [
-        &["run"][..], &["sync"], &["plan"], &["explain", "ann"], &["link", "ann", "@ann:x"], &["unlink", "ann"],
-        &["status"], &["journal"], &["render"],
+        &["run"][..],
+        &["sync"],
+        &["plan"],
+        &["explain", "ann"],
+        &["link", "ann", "@ann:x"],
+        &["unlink", "ann"],
+        &["status"],
+        &["journal"],
+        &["render"],
     ] {
         let shown = alone(&[&["--config", "/nonexistent/config.toml"], verb].concat(), "").await.ends_with(2);
-        assert!(shown.err.contains("/nonexistent/config.toml") && shown.err.contains("--config"), "{shown:?}");
+        assert!(
+            shown.err.contains("/nonexistent/config.toml") && shown.err.contains("--config"),
+            "{shown:?}"
+        );
         assert_eq!(shown.out, "");
     }
     let shown = alone(&["--config", "/nonexistent/config.toml", "check"], "").await.ends_with(2);

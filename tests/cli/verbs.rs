@@ -1,5 +1,10 @@
 //! `sync`, `plan`, `status`, `journal`, `link` and `unlink`: outputs and exit codes.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
 use insta::assert_snapshot;
 use serde_json::json;
 
@@ -7,7 +12,7 @@ use crate::{
     World, exists, keys,
     support::{
         defguard::{Fault, NewPerson},
-        proxy::Proxy,
+        proxy::{Proxy, on},
     },
 };
 
@@ -58,25 +63,31 @@ async fn the_json_of_runs_and_status_has_its_documented_keys() {
     assert_eq!(
         keys(&report),
         [
-            "run", "pass", "began", "ended", "dry_run", "completeness", "people", "unknown", "failure",
+            "run",
+            "pass",
+            "began",
+            "ended",
+            "dry_run",
+            "completeness",
+            "people",
+            "unknown",
+            "failure",
             "interrupted"
         ]
     );
     let person = report["people"].as_array().unwrap().iter().find(|it| it["username"] == "keys-ann").unwrap();
     assert_eq!(
         keys(person),
-        [
-            "id", "username", "state", "mxid", "conflicts", "notes", "steps", "done", "failure", "put_off"
-        ]
+        ["id", "username", "state", "mxid", "conflicts", "notes", "steps", "done", "failure", "put_off"]
     );
-    assert_eq!((person["state"].as_str(), &person["done"]), (Some("create"), &json!([{ "kind": "created" }])));
+    assert_eq!(
+        (person["state"].as_str(), &person["done"]),
+        (Some("create"), &json!([{ "kind": "created" }]))
+    );
     let plan = world.run(&["plan", "--json"]).await.ends_with(0).json();
     assert_eq!((&plan["run"], &plan["dry_run"]), (&json!(null), &json!(true)));
     let status = world.run(&["status", "--json"]).await.ends_with(0).json();
-    assert_eq!(
-        keys(&status),
-        ["version", "daemon", "links", "conflicts", "failing", "unfinished", "runs"]
-    );
+    assert_eq!(keys(&status), ["version", "daemon", "links", "conflicts", "failing", "unfinished", "runs"]);
     let journal = world.run(&["journal", "keys-ann", "--json"]).await.ends_with(0).json();
     assert_eq!(keys(&journal[0]), ["run", "at", "id", "mxid", "change"]);
 }
@@ -108,7 +119,7 @@ async fn exit_codes_tell_what_went_wrong() {
 
     world.defguard.add_person(NewPerson::named("codes-bob"));
     let rule = proxy.answer(
-        crate::support::proxy::on(http::Method::PUT, "codes-bob"),
+        on(http::Method::PUT, "codes-bob"),
         400,
         r#"{"errcode":"M_UNKNOWN","error":"not today"}"#,
     );
@@ -172,4 +183,44 @@ async fn the_journal_of_somebody_unknown_is_a_failure_with_advice() {
     assert!(shown.err.contains("'#13'"), "{shown:?}");
     let shown = world.run(&["journal"]).await.ends_with(0);
     assert_eq!(shown.out, "The journal has nothing about that.\n");
+}
+
+#[tokio::test]
+async fn ctrl_c_lets_a_sync_finish_the_people_in_hand() {
+    let world = World::new("ctrlc").await;
+    for n in 0..20 {
+        world.defguard.add_person(NewPerson::named(&format!("ctrlc-{n:02}")));
+    }
+    let proxy = Proxy::start(&world.synapse.url()).await;
+    world.configure_for(world.defguard.url().as_str(), &proxy.url(), "");
+    let mut held = proxy.hold_before(on(http::Method::PUT, "ctrlc-"));
+    let mut sync =
+        world.command(&["sync", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    held.reached().await;
+    let pid = sync.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let mut said = BufReader::new(sync.stderr.take().unwrap());
+    let (line, said) = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        (line, said)
+    })
+    .await
+    .unwrap();
+    assert!(line.contains("after the people in hand"), "{line}");
+    held.release();
+    let output = tokio::task::spawn_blocking(|| sync.wait_with_output().unwrap()).await.unwrap();
+    drop(said);
+    assert_eq!(output.status.code(), Some(3));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["interrupted"], true);
+    let people = report["people"].as_array().unwrap();
+    let made = people.iter().filter(|it| it["done"] == json!([{ "kind": "created" }])).count();
+    assert!(made > 0 && made < 20, "{made} accounts were made");
+    assert!(people.iter().all(|it| it["failure"].is_null()));
+    let status = world.run(&["status"]).await.ends_with(0);
+    assert!(status.out.contains(&format!("\n{made} pe")), "{status:?}");
+    // The next one goes on.
+    world.run(&["sync"]).await.ends_with(0);
+    assert!(world.run(&["status"]).await.out.contains("\n20 people linked"));
 }
