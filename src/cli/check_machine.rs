@@ -52,7 +52,11 @@ async fn daemon(socket: &Path) -> Item {
             "it gave an answer of another kind",
             "use the same version of the program as the daemon",
         ),
-        Err(failure) => Item::warning("daemon", failure.to_string(), failure.mend.unwrap_or_default()),
+        Err(failure) => Item::warning(
+            "daemon",
+            format!("{}: {}", failure.what, failure.why),
+            failure.mend.unwrap_or_default(),
+        ),
     }
 }
 

@@ -10,7 +10,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::page::clean;
-use crate::{config::Finding, domain::Failure, engine::Progress};
+use crate::{
+    config::Finding,
+    domain::{Failure, Peer},
+    engine::Progress,
+};
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +40,8 @@ impl Exit {
     /// How the program ends because of a failure.
     pub(super) fn of(failure: &Failure) -> Self {
         match failure.peer {
-            crate::domain::Peer::Store => Self::Failed,
-            _ => Self::Unusable,
+            Peer::Store => Self::Failed,
+            Peer::Defguard | Peer::Synapse => Self::Unusable,
         }
     }
 }
@@ -68,7 +72,11 @@ pub(super) fn say_json<T: Serialize>(value: &T) -> Result<(), Exit> {
 
 /// Says what failed and what to do about it.
 pub(super) fn complain_failure(failure: &Failure) -> Exit {
-    complain(&format!("error: {failure}"));
+    // What our own store and socket say needs no name before it.
+    match failure.peer {
+        Peer::Store => complain(&format!("error: {}: {}", failure.what, failure.why)),
+        Peer::Defguard | Peer::Synapse => complain(&format!("error: {failure}")),
+    }
     if let Some(mend) = &failure.mend {
         complain(&format!("  → {mend}"));
     }

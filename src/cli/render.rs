@@ -1,6 +1,6 @@
 //! `render`: what the templates make of claims from standard input.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use super::{
     arguments::{self, Global},
@@ -44,6 +44,9 @@ pub(super) fn render(global: &Global, verb: &arguments::Render) -> Result<Exit, 
         }
         Exit::Usage
     })?;
+    if io::stdin().is_terminal() {
+        complain("type claims as JSON; Ctrl-D ends");
+    }
     let options = Options { claims_only: verb.claims_only };
     match render_all(&templates, options, io::stdin().lock(), io::stdout().lock()) {
         Ok(()) => Ok(Exit::Done),

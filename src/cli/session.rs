@@ -2,6 +2,7 @@
 
 use std::{fs, io::IsTerminal as _, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{
@@ -138,11 +139,15 @@ impl Session {
             return Ok(execute(&engine, command, bar).await);
         }
         let stop = engine.stop().clone();
+        let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| {
+            complain(&format!("error: Ctrl-C cannot be listened for: {error}"));
+            Exit::Failed
+        })?;
         let watch = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            if interrupts.recv().await.is_some() {
                 complain("ending after the people in hand; Ctrl-C again ends at once");
                 stop.cancel();
-                if tokio::signal::ctrl_c().await.is_ok() {
+                if interrupts.recv().await.is_some() {
                     std::process::exit(i32::from(Exit::Failed as u8));
                 }
             }

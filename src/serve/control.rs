@@ -39,7 +39,7 @@ const WAITING_LINES: usize = 64;
 const VERSION: &str = concat!("defguard-synapse-sync/", env!("CARGO_PKG_VERSION"));
 
 /// The largest command that is read, in bytes.
-const LARGEST_COMMAND: usize = 64 << 10;
+const LARGEST_COMMAND: usize = 1 << 20;
 
 /// How much of a refusal is shown, in characters.
 const LONGEST_REFUSAL: usize = 400;

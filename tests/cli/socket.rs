@@ -3,8 +3,12 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
-    process::Stdio,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
+        net::UnixListener,
+        process::CommandExt as _,
+    },
+    process::{Command, Stdio},
 };
 
 use insta::assert_snapshot;
@@ -73,9 +77,9 @@ async fn a_socket_that_a_killed_daemon_left_is_replaced() {
 async fn a_user_without_rights_on_the_socket_is_told_so() {
     let world = World::new("rights").await;
     let daemon = world.daemon().await;
-    fs::set_permissions(world.home.path().join("control.sock"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(world.home.path().join("control.sock"), fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = world.command(&["status"]);
-    if fs::metadata(world.home.path()).unwrap().permissions().mode() != 0 && is_root() {
+    if is_root() {
         // Nothing is forbidden to root: somebody else has to try.
         let copy = world.home.path().join("program");
         fs::copy(PROGRAM, &copy).unwrap();
@@ -88,7 +92,7 @@ async fn a_user_without_rights_on_the_socket_is_told_so() {
         ] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        command = std::process::Command::new(copy);
+        command = Command::new(copy);
         command.arg("--config").arg(world.config()).arg("status").uid(65534).gid(65534);
     }
     let shown = finish(command, "").await.ends_with(1);
@@ -97,8 +101,29 @@ async fn a_user_without_rights_on_the_socket_is_told_so() {
     drop(daemon);
 }
 
+#[tokio::test]
+async fn root_does_not_open_the_store_of_another_user() {
+    if !is_root() {
+        // Nobody else can open it anyhow.
+        return;
+    }
+    let world = World::new("owner").await;
+    world.run(&["sync"]).await.ends_with(0);
+    chown(world.state().join("store.lock"), Some(65534), None).unwrap();
+    let shown = world.run(&["status"]).await.ends_with(1);
+    assert!(shown.err.contains("the user with the number 65534"), "{shown:?}");
+    assert!(shown.err.contains("setpriv --reuid=65534"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn check_warns_of_a_socket_in_a_directory_where_others_can_write() {
+    let world = World::new("wide").await;
+    fs::set_permissions(world.home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let shown = world.run(&["check"]).await.ends_with(0);
+    assert!(shown.out.contains("WARNING  socket") && shown.out.contains("mode 777"), "{shown:?}");
+}
+
 fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
@@ -130,10 +155,14 @@ async fn an_asker_who_goes_away_does_not_stop_the_run() {
     world.configure_for(world.defguard.url().as_str(), &proxy.url(), "");
     let daemon = world.daemon().await;
     let mut held = proxy.hold_before(on(http::Method::PUT, "away-ann"));
-    let mut asker = world.command(&["sync"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let asker = world.command(&["sync"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     held.reached().await;
-    asker.kill().unwrap();
-    asker.wait().unwrap();
+    let pid = asker.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let gone = tokio::task::spawn_blocking(|| asker.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(gone.status.code(), Some(1));
+    let said = String::from_utf8(gone.stderr).unwrap();
+    assert!(said.contains("the daemon goes on with it") && said.contains("`status`"), "{said}");
     held.release();
     // Waits for its turn behind the run that is going on.
     let report = world.run(&["sync", "--json"]).await.ends_with(0).json();
