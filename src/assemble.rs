@@ -15,7 +15,7 @@ use crate::{
     reconcile::Scope,
     schedule::Timetable,
     store::{Identity, Opened, SledStore},
-    synapse::{self, Synapse},
+    synapse::{self, ReadOnly, Synapse},
 };
 
 /// The machine's clock, the one place where the time is asked for.
@@ -54,6 +54,10 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The client for Synapse.
 pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
+    Ok(Arc::new(synapse(settings)?))
+}
+
+fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
@@ -62,7 +66,7 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
     };
     let options =
         synapse::Options { url: settings.synapse.url.clone(), token: settings.synapse.token.clone(), http };
-    Ok(Arc::new(Synapse::new(options)?))
+    Synapse::new(options)
 }
 
 /// The bare texts of the templates.
@@ -145,10 +149,28 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
+    engine_on(settings, templates, homeserver(settings)?, store)
+}
+
+/// An engine that cannot write to Synapse, for dry runs and questions.
+pub fn engine_that_only_looks(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+) -> Result<Engine, Failure> {
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+}
+
+fn engine_on(
+    settings: &Settings,
+    templates: Templates,
+    homeserver: Arc<dyn Homeserver>,
+    store: Arc<dyn Store>,
+) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     Ok(Engine::new(
         directory(settings, Arc::clone(&clock))?,
-        homeserver(settings)?,
+        homeserver,
         store,
         clock,
         mapper(templates, &settings.defguard.scopes),

@@ -46,6 +46,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it changes nothing, neither in Synapse nor in the store.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::Sync(request) => request.dry_run,
+            Self::ByHand { confirmed, .. } => !confirmed,
+            Self::Explain { .. } | Self::Status | Self::Journal { .. } => true,
+        }
+    }
+}
+
 /// What comes back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer", content = "content")]
@@ -160,25 +171,32 @@ fn journal(
 ) -> Result<Answer, Failure> {
     let store = engine.store();
     let links = store.links()?;
+    let standoffs = store.standoffs()?;
+    let mut usernames: BTreeMap<DefguardId, Username> =
+        standoffs.into_iter().map(|(id, standoff)| (id, standoff.username)).collect();
+    usernames.extend(links.iter().map(|(id, link)| (*id, link.username.clone())));
     let id = match person {
         None => None,
         Some(name) => {
-            let named = name.strip_prefix('#').and_then(|id| id.parse().ok().map(DefguardId)).or_else(|| {
-                links
-                    .values()
-                    .find(|link| link.username.as_str() == name || link.mxid.as_str() == name)
-                    .map(|link| link.id)
-            });
+            let named = name
+                .strip_prefix('#')
+                .and_then(|id| id.parse().ok().map(DefguardId))
+                .or_else(|| {
+                    let link = links.values().find(|link| link.mxid.as_str() == name)?;
+                    Some(link.id)
+                })
+                .or_else(|| {
+                    let (id, _) = usernames.iter().find(|(_, username)| username.as_str() == name)?;
+                    Some(*id)
+                });
             let Some(id) = named else {
                 return Ok(Answer::Refused(format!(
-                    "no link of ours has the name {name}; somebody without one is found by # and their number in Defguard"
+                    "nobody whom the store knows has the name {name}; whoever has no account any more is found by \
+                     their number in Defguard, such as '#13'"
                 )));
             };
             Some(id)
         }
     };
-    Ok(Answer::Journal {
-        entries: store.journal(&JournalFilter { run, id, limit })?,
-        usernames: links.into_iter().map(|(id, link)| (id, link.username)).collect(),
-    })
+    Ok(Answer::Journal { entries: store.journal(&JournalFilter { run, id, limit })?, usernames })
 }

@@ -9,7 +9,14 @@ pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
 
 /// Keeps the accounts of a Synapse homeserver in step with the people in Defguard.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "While the daemon runs, the verbs go through its control socket; else they do their work themselves.\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 some people failed, 5 Defguard or Synapse \
+                  cannot be used."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) global: Global,
@@ -46,6 +53,10 @@ pub(super) enum Verb {
     /// Show what was done, with what was there before
     Journal(Journal),
     /// Show what the templates make of claims that are read from standard input
+    ///
+    /// Reads one object with claims, an array of them, or JSON lines, and prints one line of JSON for each:
+    /// {"localpart":…,"display_name":…,"emails":[…],"subject":…} or {"error":…}. The templates come from the config,
+    /// or from --homeserver-config, or from the four template options, of which a missing one is Synapse's default.
     Render(Render),
     /// Check the config, both servers, our rights there, and the templates on every person
     Check,
@@ -53,7 +64,7 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Sync {
-    /// Only these people: username, `#` and number in Defguard, or MXID
+    /// Only these people: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) people: Vec<String>,
     /// Decide only, change nothing
@@ -66,7 +77,7 @@ pub(super) struct Sync {
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
-    /// Only these people: username, `#` and number in Defguard, or MXID
+    /// Only these people: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) people: Vec<String>,
     /// Plan a full pass
@@ -76,14 +87,14 @@ pub(super) struct Plan {
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Username, `#` and number in Defguard, or MXID
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Link {
-    /// Username, or `#` and number in Defguard
+    /// Username, or number in Defguard (as '#13', with the quotes)
     #[arg(value_name = "USER")]
     pub(super) person: String,
     /// The account, such as @alice:example.org
@@ -95,7 +106,7 @@ pub(super) struct Link {
 
 #[derive(Debug, Args)]
 pub(super) struct Unlink {
-    /// Username, `#` and number in Defguard, or MXID
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
     /// Do it without asking
@@ -105,7 +116,7 @@ pub(super) struct Unlink {
 
 #[derive(Debug, Args)]
 pub(super) struct Journal {
-    /// Only for this person: username, `#` and number in Defguard, or MXID
+    /// Only for this person: username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: Option<String>,
     /// Only what this run did
@@ -116,8 +127,6 @@ pub(super) struct Journal {
     pub(super) limit: usize,
 }
 
-/// The templates come from the config, or from `--homeserver-config`, or from the four template options, of which a
-/// missing one is Synapse's default.
 #[derive(Debug, Args)]
 pub(super) struct Render {
     /// Take the templates from the homeserver's own YAML: a file, or a directory of files; can be given several times

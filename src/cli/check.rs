@@ -1,35 +1,35 @@
-//! `check`: the config, both servers, our rights there, and the templates on every person.
+//! `check`: the config, both servers, our rights there, the daemon, the disk, and the templates on every person.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
 use super::{
     arguments::Global,
-    output::{Exit, say, say_json, table},
+    check_machine,
+    output::{Exit, say, say_json},
+    page::{self, Page, named},
     session,
 };
 use crate::{
     assemble::{self, SystemClock},
-    config::Settings,
-    domain::{Completeness, Failure, Listing, Mapped},
+    config::{Finding, Settings},
+    domain::{Completeness, Failure, Listing, Mapped, Mxid, Username},
     mapping::{Scopes, Templates},
-    ports::{Clock, HomeserverInfo},
+    ports::{Clock, Directory, HomeserverInfo},
+    reconcile::Scope,
 };
-
-/// How many people an item names before it only counts them.
-const NAMED: usize = 8;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Item {
+pub(super) struct Item {
     level: Level,
     what: String,
     found: String,
     mend: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
     Ok,
@@ -38,45 +38,69 @@ enum Level {
 }
 
 pub(super) async fn check(global: &Global) -> Result<Exit, Exit> {
-    let (settings, templates) = session::load(&global.config)?;
+    let (settings, templates, warnings) = match session::read(&global.config) {
+        Ok(read) => read,
+        Err(findings) => {
+            let items: Vec<Item> = findings.iter().map(Item::finding).collect();
+            give(global, &items)?;
+            return Err(Exit::Usage);
+        }
+    };
     session::log(&settings, false);
-    let mut items = vec![Item::ok("config", format!("{} is understood", global.config.display()))];
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let info = match assemble::homeserver(&settings) {
-        Ok(homeserver) => homeserver.identify().await,
-        Err(failure) => Err(failure),
-    };
-    let listing = match assemble::directory(&settings, clock) {
-        Ok(directory) => directory.list().await,
-        Err(failure) => Err(failure),
-    };
+    let mut items: Vec<Item> = warnings.iter().map(Item::finding).collect();
+    items.push(Item::ok("config", format!("{} can be used", global.config.display())));
+    check_machine::note(&mut items, &settings).await;
+    let (info, people) = tokio::join!(homeserver(&settings), people(&settings));
     let info = note_homeserver(&mut items, &settings, info);
-    if let (Some(listing), Some(info)) = (note_directory(&mut items, listing), info) {
-        note_people(&mut items, &settings, &templates, &listing, &info);
+    let people = note_directory(&mut items, &settings, people);
+    if let (Some((listing, scope)), Some(info)) = (people, info) {
+        note_people(&mut items, &settings, &scope, &templates, &listing, &info);
     }
-    let worst = items.iter().map(|item| item.level).fold(Level::Ok, |worst, level| match (worst, level) {
-        (Level::Error, _) | (_, Level::Error) => Level::Error,
-        (Level::Warning, _) | (_, Level::Warning) => Level::Warning,
-        _ => Level::Ok,
-    });
+    give(global, &items)?;
+    let worst = items.iter().map(|item| item.level).max();
+    Ok(if worst == Some(Level::Error) { Exit::Unusable } else { Exit::Done })
+}
+
+fn give(global: &Global, items: &[Item]) -> Result<(), Exit> {
     if global.json {
-        say_json(&items)?;
-    } else {
-        say(&show(&items));
+        return say_json(&items);
     }
-    Ok(if worst == Level::Error { Exit::Unusable } else { Exit::Done })
+    say(&show(items, page::width()));
+    Ok(())
+}
+
+async fn homeserver(settings: &Settings) -> Result<HomeserverInfo, Failure> {
+    assemble::homeserver(settings)?.identify().await
+}
+
+/// Everybody in Defguard, and the username that is ours there.
+async fn people(settings: &Settings) -> Result<(Listing, Option<Username>), Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let directory: Arc<dyn Directory> = assemble::directory(settings, clock)?;
+    let listing = directory.list().await?;
+    let own = if settings.scope.include_own_account { None } else { directory.own_username().await? };
+    Ok((listing, own))
 }
 
 impl Item {
-    fn ok(what: &str, found: impl Into<String>) -> Self {
+    fn finding(finding: &Finding) -> Self {
+        Self {
+            level: if finding.is_error() { Level::Error } else { Level::Warning },
+            what: "config".to_owned(),
+            found: format!("{}: {}", finding.at, finding.problem),
+            mend: Some(finding.mend.clone()),
+        }
+    }
+
+    pub(super) fn ok(what: &str, found: impl Into<String>) -> Self {
         Self { level: Level::Ok, what: what.to_owned(), found: found.into(), mend: None }
     }
 
-    fn warning(what: &str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(super) fn warning(what: &str, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { level: Level::Warning, what: what.to_owned(), found: found.into(), mend: Some(mend.into()) }
     }
 
-    fn failure(what: &str, failure: &Failure) -> Self {
+    pub(super) fn failure(what: &str, failure: &Failure) -> Self {
         let found = failure.to_string();
         Self { level: Level::Error, what: what.to_owned(), found, mend: failure.mend.clone() }
     }
@@ -116,9 +140,13 @@ fn note_homeserver(
     Some(info)
 }
 
-fn note_directory(items: &mut Vec<Item>, listing: Result<Listing, Failure>) -> Option<Listing> {
-    let listing = match listing {
-        Ok(listing) => listing,
+fn note_directory(
+    items: &mut Vec<Item>,
+    settings: &Settings,
+    people: Result<(Listing, Option<Username>), Failure>,
+) -> Option<(Listing, Scope)> {
+    let (listing, own) = match people {
+        Ok(people) => people,
         Err(failure) => {
             items.push(Item::failure("Defguard", &failure));
             return None;
@@ -132,7 +160,11 @@ fn note_directory(items: &mut Vec<Item>, listing: Result<Listing, Failure>) -> O
             "run it again; if it stays so, see whether somebody writes to Defguard all the time",
         ),
     });
-    Some(listing)
+    let mut scope = assemble::options(settings).scope;
+    if !settings.scope.include_own_account {
+        scope.own_username = own;
+    }
+    Some((listing, scope))
 }
 
 /// Where a template leaves a hole, where two people meet, and what a login would make of the fields that only
@@ -140,15 +172,16 @@ fn note_directory(items: &mut Vec<Item>, listing: Result<Listing, Failure>) -> O
 fn note_people(
     items: &mut Vec<Item>,
     settings: &Settings,
+    scope: &Scope,
     templates: &Templates,
     listing: &Listing,
     info: &HomeserverInfo,
 ) {
     let scopes = Scopes::new(settings.defguard.scopes.iter().cloned());
-    let scope = assemble::options(settings).scope;
     let mut holes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut localparts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut differ: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut ourselves = Vec::new();
     let mut looked_at = 0;
     for person in listing.people().values().filter(|person| person.is_active && scope.includes(person)) {
         looked_at += 1;
@@ -158,6 +191,9 @@ fn note_people(
         }
         if let Ok(localpart) = &mapped.localpart {
             localparts.entry(localpart.to_string()).or_default().push(person.username.to_string());
+            if Mxid::new(localpart, &info.server_name) == info.own {
+                ourselves.push(person.username.to_string());
+            }
         }
         let login = templates.map_as_login(person, &scopes, &info.server_name);
         for field in differences(&mapped, &login) {
@@ -175,8 +211,21 @@ fn note_people(
     for (localpart, people) in localparts.into_iter().filter(|(_, people)| people.len() > 1) {
         items.push(Item::warning(
             "templates",
-            format!("{} all become @{localpart}", named(&people)),
-            "none of them gets an account of that name until they are told apart; see `explain`",
+            format!("{} become the same, @{localpart}", named(&people)),
+            "whoever of them has that account already keeps it, the others get none until they are told apart; see \
+             `explain` about each of them",
+        ));
+    }
+    if !ourselves.is_empty() {
+        items.push(Item::warning(
+            "templates",
+            format!(
+                "{} would become {}, the account whose token this service uses; it is never touched, so they get no \
+                 account",
+                named(&ourselves),
+                info.own
+            ),
+            "make an account for this service in Synapse that has a name of its own, and take its token",
         ));
     }
     for (field, people) in differ {
@@ -226,28 +275,34 @@ fn differences(sync: &Mapped, login: &Mapped) -> Vec<&'static str> {
     fields
 }
 
-fn named(people: &[String]) -> String {
-    let mut text = people.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    if people.len() > NAMED {
-        let _ = write!(text, " and {} more", people.len() - NAMED);
-    }
-    text
-}
-
-fn show(items: &[Item]) -> String {
-    let mut rows = table(["", "what", "found", "what to do"]);
+/// The findings, and in the last line whether all is well.
+fn show(items: &[Item], width: Option<usize>) -> String {
+    let mut page = Page::new(width);
     for item in items {
         let mark = match item.level {
             Level::Ok => "ok",
-            Level::Warning => "warning",
+            Level::Warning => "WARNING",
             Level::Error => "ERROR",
         };
-        rows.add_row([
-            mark.to_owned(),
-            item.what.clone(),
-            item.found.clone(),
-            item.mend.clone().unwrap_or_default(),
-        ]);
+        page.line(&format!("{mark:<8} {:<10} ", item.what), &item.found);
+        if let Some(mend) = &item.mend {
+            page.line(&format!("{:19} → ", ""), mend);
+        }
     }
-    rows.to_string()
+    let count = |level| items.iter().filter(|item| item.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    let times = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    page.gap();
+    page.line(
+        "",
+        &match (errors, warnings) {
+            (0, 0) => "All is well.".to_owned(),
+            (0, warnings) => format!("It works; {} to look at.", times(warnings, "warning")),
+            (errors, 0) => format!("It cannot work so: {}.", times(errors, "error")),
+            (errors, warnings) => {
+                format!("It cannot work so: {} and {}.", times(errors, "error"), times(warnings, "warning"))
+            }
+        },
+    );
+    page.finish()
 }

@@ -1,157 +1,287 @@
 //! `explain`.
 
-use std::fmt::Write as _;
-
 use super::{
     arguments::{self, Global},
-    output::{Exit, complain, moment, say, say_json},
-    session::{answer, unexpected},
+    output::{Exit, complain_unknown, moment, say, say_json},
+    page::{self, Names, Page, for_person, named},
+    session::{Session, unexpected},
     sync::change,
 };
 use crate::{
     command::{Answer, Command},
-    domain::{DefguardId, Person},
+    domain::{Conflict, DefguardId, Mxid, Person},
     engine::Explanation,
-    reconcile::State,
+    reconcile::{Note, State},
 };
 
 pub(super) async fn explain(global: &Global, verb: &arguments::Explain) -> Result<Exit, Exit> {
+    let session = Session::open(global)?;
     let command = Command::Explain { person: verb.person.clone() };
-    let Answer::Explanation(explanation) = answer(global, &command).await? else { return Err(unexpected()) };
-    let Some(explanation) = explanation else {
-        complain(&format!(
-            "error: nobody in Defguard and no link of ours has the name {}\n  → give a username as Defguard spells it \
-             (upper and lower case matter), # and a number, or an MXID",
-            verb.person
-        ));
-        return Err(Exit::Failed);
+    let Answer::Explanation(explanation) = session.answer(&command).await? else {
+        return Err(unexpected());
     };
     if global.json {
         say_json(&explanation)?;
-    } else {
-        say(&show(&explanation));
+    }
+    let Some(explanation) = explanation else {
+        complain_unknown(&verb.person);
+        return Err(Exit::Failed);
+    };
+    if !global.json {
+        say(&show(&explanation, page::width()));
     }
     Ok(Exit::Done)
 }
 
 /// An explanation for people.
-pub(super) fn show(explanation: &Explanation) -> String {
-    let mut text = String::new();
+fn show(explanation: &Explanation, width: Option<usize>) -> String {
     let report = &explanation.report;
-    let named = |id: &DefguardId| {
-        explanation
-            .usernames
-            .get(id)
-            .map_or_else(|| format!("#{id}"), |username| format!("{username} (#{id})"))
-    };
-    let _ = writeln!(text, "{} is #{} in Defguard.", report.username, report.id);
+    let known = explanation.usernames.iter().map(|(id, username)| (*id, username));
+    let names: Names = known.chain([(report.id, &report.username)]).collect();
+    let mut page = Page::new(width);
+    page.line("", &format!("{} is number {} in Defguard.", report.username, report.id));
     match &explanation.person {
-        Some(person) => who(&mut text, person),
-        None => text.push_str("  The list of people does not show them.\n"),
+        Some(person) => who(&mut page, person),
+        None => page.line("  ", "The list of people does not show them (any more)."),
     }
     if !explanation.templates.is_empty() {
-        text.push_str("\nWhat the templates give\n");
+        page.heading("What the templates give");
         for (field, value) in &explanation.templates {
-            let value = match value {
-                Ok(Some(value)) => value.clone(),
-                Ok(None) if field == "display name" => "nothing, so Synapse takes the localpart".to_owned(),
-                Ok(None) => "nothing".to_owned(),
-                Err(why) => format!("nothing usable: {why}"),
-            };
-            let _ = writeln!(text, "  {field:<13} {value}");
+            page.value(field, &template_value(field, value));
         }
     }
-    text.push_str("\nTheir account\n");
-    match (&explanation.link, &report.mxid) {
-        (Some(link), _) => {
-            let login = link.subject.as_ref().map_or_else(
-                || "no login opens it".to_owned(),
-                |subject| format!("it opens at a login as `{subject}`"),
-            );
-            let _ = writeln!(text, "  {} is linked to them; {login}.", link.mxid);
-        }
-        (None, Some(mxid)) => {
-            let _ = writeln!(text, "  none is linked yet; {mxid} is the one.");
-        }
-        (None, None) => text.push_str("  none is linked.\n"),
-    }
-    text.push_str("\nWhat a sync would do now\n");
-    let _ = writeln!(text, "  {}", verdict(report.state));
-    for step in &report.steps {
-        let _ = writeln!(text, "  - {}", step.0);
-    }
-    if !explanation.together_with.is_empty() {
-        let others: Vec<String> = explanation.together_with.iter().map(named).collect();
-        let _ = writeln!(
-            text,
-            "  in one go with {}, since something changes hands between them",
-            others.join(", ")
-        );
-    }
+    page.heading("Their account in Synapse");
+    page.line("  ", &account(explanation));
     for conflict in &report.conflicts {
-        let others: Vec<String> =
-            conflict.others().iter().filter(|id| **id != report.id).map(named).collect();
-        let _ = writeln!(text, "\nWhat stands in the way\n  {conflict}.");
-        if !others.is_empty() {
-            let _ = writeln!(text, "  The others are {}.", others.join(", "));
+        page.heading("What stands in the way");
+        page.line("  ", &format!("{}.", names.spell(&conflict.to_string())));
+        if let Some(more) = twins(explanation, conflict) {
+            page.line("  ", &more);
         }
-        let _ = writeln!(text, "  → {}", conflict.mend());
+        page.line("  → ", &for_person(&conflict.mend(), report.username.as_str()));
     }
     if let Some(failure) = &report.failure {
-        let _ = writeln!(text, "\nWhat failed\n  {failure}");
+        page.heading("What failed");
+        page.line("  ", &failure.to_string());
         if let Some(mend) = &failure.mend {
-            let _ = writeln!(text, "  → {mend}");
+            page.line("  → ", mend);
         }
     }
-    if let Some(why) = &report.put_off {
-        let _ = writeln!(text, "  {why}");
+    page.heading("What a sync would do now");
+    page.line("  ", &verdict(explanation));
+    for step in &report.steps {
+        page.line("  - ", &step.0);
     }
-    if !report.notes.is_empty() {
-        text.push_str("\nGood to know\n");
-        for note in &report.notes {
-            let _ = writeln!(text, "  {note}");
+    if !explanation.together_with.is_empty() {
+        let others: Vec<String> = explanation.together_with.iter().map(|id| names.of(*id)).collect();
+        let others = named(&others);
+        page.line("  ", &format!("In one go with {others}, since something changes hands between them."));
+    }
+    if let Some(why) = &report.put_off {
+        page.line("  ", why);
+    }
+    if let Some(login) = login(explanation) {
+        page.heading("What a login would do now");
+        page.line("  ", &login);
+    }
+    let notes: Vec<&Note> = report
+        .notes
+        .iter()
+        .filter(|note| !matches!(note, Note::OutOfScope { .. } | Note::NoAccount))
+        .collect();
+    if !notes.is_empty() {
+        page.heading("Good to know");
+        for note in notes {
+            page.line("  ", &names.spell(&note.to_string()));
         }
     }
     if !explanation.journal.is_empty() {
-        text.push_str("\nWhat was done last\n");
+        page.heading("What was done last (UTC)");
         for entry in &explanation.journal {
-            let _ = writeln!(text, "  {}  {}", moment(entry.at), change(&entry.change));
+            page.line(&format!("  {}  ", moment(entry.at)), &change(&entry.change));
         }
     }
-    text
+    page.finish()
 }
 
-fn who(text: &mut String, person: &Person) {
-    let _ = writeln!(text, "  name          {:?}", person.name);
-    let _ = writeln!(text, "  e-mail        {:?}", person.email);
+fn who(page: &mut Page, person: &Person) {
     let groups: Vec<&str> = person.groups.iter().map(String::as_str).collect();
-    let _ = writeln!(
-        text,
-        "  groups        {}",
-        if groups.is_empty() { "none".to_owned() } else { groups.join(", ") }
-    );
     let state = match (person.is_active, person.enrolled) {
         (false, _) => "disabled",
-        (true, false) => "active, has not finished enrolment",
+        (true, false) => "active; has not finished enrolment",
         (true, true) => "active",
     };
-    let _ = writeln!(text, "  state         {state}");
+    page.value("name", &visible(&person.name));
+    page.value("e-mail", &visible(&person.email));
+    page.value("groups", &if groups.is_empty() { "none".to_owned() } else { groups.join(", ") });
+    page.value("state", state);
 }
 
-fn verdict(state: State) -> &'static str {
-    match state {
+/// A text that can be seen: in quotes where its ends or its being empty could not be.
+fn visible(text: &str) -> String {
+    match text {
+        "" => "none".to_owned(),
+        text if text.trim() != text => format!("\"{text}\""),
+        text => text.to_owned(),
+    }
+}
+
+fn template_value(field: &str, value: &Result<Option<String>, String>) -> String {
+    match value {
+        Ok(Some(value)) => visible(value),
+        Ok(None) if field == "display name" => "nothing, so Synapse takes the localpart".to_owned(),
+        Ok(None) => "nothing".to_owned(),
+        Err(why) => format!("nothing usable: {why}"),
+    }
+}
+
+/// What the templates give today for one of the fields.
+fn given<'a>(explanation: &'a Explanation, wanted: &str) -> Option<&'a str> {
+    let (_, value) = explanation.templates.iter().find(|(field, _)| field == wanted)?;
+    value.as_ref().ok()?.as_deref()
+}
+
+fn account(explanation: &Explanation) -> String {
+    match (&explanation.link, explanation.report.state, &explanation.report.mxid) {
+        (Some(link), _, _) => {
+            let locked = explanation.report.notes.contains(&Note::Locked);
+            format!("{}{}", link.mxid, if locked { ", which is locked" } else { "" })
+        }
+        (None, State::Create, Some(mxid)) => format!("None yet; it will be {mxid}."),
+        (None, State::Adopt | State::Relink, Some(mxid)) => {
+            format!("None is known to be theirs yet; it will be {mxid}, which exists.")
+        }
+        (None, _, _) => "None.".to_owned(),
+    }
+}
+
+/// Why people with different usernames want one account.
+fn twins(explanation: &Explanation, conflict: &Conflict) -> Option<String> {
+    let (Conflict::LocalpartTwins { .. } | Conflict::LocalpartTaken { .. }) = conflict else { return None };
+    let own = explanation.report.username.as_str();
+    let others: Vec<DefguardId> = conflict.others();
+    let twin = explanation
+        .usernames
+        .iter()
+        .filter(|(id, _)| **id != explanation.report.id && others.contains(id))
+        .map(|(_, username)| username.as_str())
+        .find(|other| *other != own && other.to_lowercase() == own.to_lowercase())?;
+    (given(explanation, "localpart")? == own.to_lowercase()).then(|| {
+        format!(
+            "Upper and lower case tell people apart in Defguard, but not accounts in Synapse: {own} and {twin} become \
+             the same."
+        )
+    })
+}
+
+fn verdict(explanation: &Explanation) -> String {
+    let report = &explanation.report;
+    let out_of_scope = report.notes.iter().find_map(|note| match note {
+        Note::OutOfScope { why } => Some(why.as_str()),
+        _ => None,
+    });
+    let text = match report.state {
         State::InStep => "Nothing: all is in step.",
-        State::Create => "Create an account for them.",
-        State::Adopt => "Make an account that exists theirs.",
+        State::Create => "Create an account for them:",
+        State::Adopt => "Make an account that exists theirs:",
         State::Relink => "Take the link up again, which the ownership marker on the account proves.",
-        State::Update => "Bring their account up to date.",
+        State::Update => "Bring their account up to date:",
         State::Conflict => "Nothing, until somebody solves what stands in the way.",
+        State::Disabled if explanation.link.is_some() => {
+            "Nothing: they are disabled in Defguard. Their account is left as it is."
+        }
         State::Disabled => "Nothing: they are disabled in Defguard, and somebody disabled gets no account.",
-        State::OutOfScope => "Nothing: they are not among those whom the sync concerns.",
+        State::OutOfScope => {
+            return match out_of_scope {
+                Some(why) => format!("Nothing, since the sync does not concern them: {why}."),
+                None => "Nothing, since the sync does not concern them.".to_owned(),
+            };
+        }
         State::Withheld => "Nothing: it could not be decided now.",
         State::Postponed => {
-            "Nothing yet: it failed lately and is tried again later; `sync USER` tries at once."
+            return format!(
+                "Nothing yet: it failed lately and is tried again later; `sync {}` tries at once.",
+                report.username
+            );
         }
         State::Failed => "Nothing: their account could not be looked at.",
+    };
+    text.to_owned()
+}
+
+/// Where a login would lead, as far as it can be told.
+fn login(explanation: &Explanation) -> Option<String> {
+    let report = &explanation.report;
+    let person = explanation.person.as_ref()?;
+    if !person.is_active {
+        return Some("Defguard lets nobody in who is disabled.".to_owned());
+    }
+    let opens = |mxid: &Mxid| format!("It opens {mxid}.");
+    let not_theirs = |mxid: &Mxid| format!("It opens {mxid}, which is not known to be theirs.");
+    for conflict in &report.conflicts {
+        match conflict {
+            Conflict::LocalpartTwins { mxid, .. } => {
+                return Some(format!(
+                    "Whoever of them logs in first gets {mxid} from Synapse itself, and the next one an account with a \
+                     number behind the name."
+                ));
+            }
+            Conflict::LocalpartTaken { mxid, .. } => {
+                return Some(format!(
+                    "Synapse makes another account for them, with a number behind the name (@{}1); with \
+                     `allow_existing_users` in homeserver.yaml, it opens {mxid}.",
+                    mxid.localpart()
+                ));
+            }
+            Conflict::LoggedInBefore { mxid, .. } | Conflict::SubjectTaken { mxid } => {
+                return Some(not_theirs(mxid));
+            }
+            Conflict::UsernameReused { mxid, .. } => {
+                return Some(format!("It opens {mxid}, which is somebody else's!"));
+            }
+            Conflict::Deactivated { mxid } => {
+                return Some(format!("Synapse refuses it, since {mxid} is deactivated."));
+            }
+            Conflict::Unmappable { .. }
+            | Conflict::SubjectTwins { .. }
+            | Conflict::Vanished { .. }
+            | Conflict::MarkedForOther { .. } => return None,
+            Conflict::EmailTaken { .. } | Conflict::EmailTwins { .. } => {}
+        }
+    }
+    match (&explanation.link, report.state, &report.mxid) {
+        (Some(link), _, _) => {
+            let subject = given(explanation, "subject")?;
+            if link.subject.as_ref().is_some_and(|known| known.as_str() == subject) {
+                Some(opens(&link.mxid))
+            } else {
+                Some(format!(
+                    "It does not open {} before the next sync, and Synapse makes a second account; so sync first.",
+                    link.mxid
+                ))
+            }
+        }
+        (None, State::Create, Some(mxid)) => Some(format!(
+            "Synapse itself makes an account for them. Once the sync has made {mxid}, a login opens that."
+        )),
+        (None, State::Adopt | State::Relink, Some(mxid)) => {
+            Some(format!("After the next sync it opens {mxid}."))
+        }
+        (None, State::OutOfScope, _) => {
+            Some("Synapse makes an account for them, as its own templates say.".to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_whose_ends_cannot_be_seen_is_quoted() {
+        assert_eq!(visible(""), "none");
+        assert_eq!(visible(" Ann "), "\" Ann \"");
+        assert_eq!(visible("Ann B"), "Ann B");
     }
 }

@@ -3,7 +3,8 @@
 use super::{
     arguments::{Global, Link, Unlink},
     output::{Exit, ask, complain, say, say_json},
-    session::{answer, unexpected},
+    page::{self, Page, person},
+    session::{Session, unexpected},
     sync::change,
 };
 use crate::{
@@ -22,27 +23,36 @@ pub(super) async fn unlink(global: &Global, verb: &Unlink) -> Result<Exit, Exit>
 }
 
 async fn go(global: &Global, wish: ByHand, yes: bool) -> Result<Exit, Exit> {
+    let session = Session::open(global)?;
     if !yes {
-        let shown = by_hand(global, &wish, false).await?;
-        complain(&show(&shown));
+        let shown = by_hand(&session, global, &wish, false).await?;
+        complain(&show(&shown, page::width()));
         if !ask("Do it?") {
             complain("nothing was changed");
             return Err(Exit::Failed);
         }
     }
-    let done = by_hand(global, &wish, true).await?;
+    let done = by_hand(&session, global, &wish, true).await?;
     if global.json {
         say_json(&done)?;
     } else {
-        say(&show(&done));
+        say(&show(&done, page::width()));
     }
     Ok(Exit::Done)
 }
 
-async fn by_hand(global: &Global, wish: &ByHand, confirmed: bool) -> Result<HandDone, Exit> {
+async fn by_hand(
+    session: &Session,
+    global: &Global,
+    wish: &ByHand,
+    confirmed: bool,
+) -> Result<HandDone, Exit> {
     let command = Command::ByHand { wish: wish.clone(), confirmed };
-    let Answer::ByHand(shown) = answer(global, &command).await? else { return Err(unexpected()) };
+    let Answer::ByHand(shown) = session.answer(&command).await? else { return Err(unexpected()) };
     if let Some(why) = &shown.refused {
+        if global.json {
+            say_json(&shown)?;
+        }
         complain(&format!("error: {why}"));
         return Err(Exit::Failed);
     }
@@ -50,13 +60,29 @@ async fn by_hand(global: &Global, wish: &ByHand, confirmed: bool) -> Result<Hand
 }
 
 /// A change by hand for people: what will be done, or what was done.
-fn show(shown: &HandDone) -> String {
-    let name = shown.username.as_ref().map_or_else(String::new, |username| format!("{username} "));
-    let mut lines = vec![format!("{name}#{}", shown.id)];
+fn show(shown: &HandDone, width: Option<usize>) -> String {
+    let name = person(shown.username.as_ref().map(|username| username.as_str()), shown.id);
+    let mut page = Page::new(width);
     match &shown.done {
-        None => lines.extend(shown.steps.iter().map(|step| format!("  - {}", step.0))),
-        Some(done) => lines.extend(done.iter().map(|done| format!("  - {}", change(done)))),
+        None => {
+            page.heading(&format!("What would be done for {name}:"));
+            for step in &shown.steps {
+                page.line("  - ", &step.0);
+            }
+            page.line("  - ", "remember it here");
+        }
+        Some(done) => {
+            page.heading(&format!("Done for {name}:"));
+            for done in done {
+                page.line("  - ", &change(done));
+            }
+        }
     }
-    lines.extend(shown.warnings.iter().map(|warning| format!("  ! {warning}")));
-    lines.join("\n")
+    if !shown.warnings.is_empty() {
+        page.heading("Mind:");
+        for warning in &shown.warnings {
+            page.line("  - ", warning);
+        }
+    }
+    page.finish()
 }

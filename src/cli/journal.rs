@@ -4,60 +4,83 @@ use std::collections::BTreeSet;
 
 use super::{
     arguments::{self, Global},
-    output::{Exit, moment, say, say_json, table},
-    session::{answer, unexpected},
+    output::{Exit, moment, say, say_json},
+    page::{self, Names, Page},
+    session::{Session, unexpected},
 };
 use crate::{
     command::{Answer, Command},
-    domain::{Change, RunId},
+    domain::{Change, Entry, RunId},
 };
 
 pub(super) async fn journal(global: &Global, verb: &arguments::Journal) -> Result<Exit, Exit> {
+    let session = Session::open(global)?;
     let command =
         Command::Journal { run: verb.run.map(RunId), person: verb.person.clone(), limit: Some(verb.limit) };
-    let Answer::Journal { entries, usernames } = answer(global, &command).await? else {
+    let Answer::Journal { entries, usernames } = session.answer(&command).await? else {
         return Err(unexpected());
     };
     if global.json {
         say_json(&entries)?;
-        return Ok(Exit::Done);
+    } else if entries.is_empty() {
+        say("The journal has nothing about that.");
+    } else {
+        let names = usernames.iter().map(|(id, username)| (*id, username)).collect();
+        say(&show(&entries, &names, page::width()));
     }
-    if entries.is_empty() {
-        say("nothing was done");
-        return Ok(Exit::Done);
-    }
-    let mut lines = table(["when", "run", "person", "account", "what", "before", "after"]);
-    for entry in entries {
-        let name = usernames.get(&entry.id).map_or_else(String::new, |username| format!("{username} "));
-        let [what, before, after] = columns(&entry.change);
-        lines.add_row([
-            moment(entry.at),
-            entry.run.map_or_else(|| "by hand".to_owned(), |run| run.to_string()),
-            format!("{name}#{}", entry.id),
-            entry.mxid.to_string(),
-            what,
-            before,
-            after,
-        ]);
-    }
-    say(&lines.to_string());
     Ok(Exit::Done)
 }
 
-fn columns(change: &Change) -> [String; 3] {
-    fn list<T: ToString>(items: &BTreeSet<T>) -> String {
-        items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    }
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let plain = |what: &str| [what.to_owned(), String::new(), String::new()];
+fn show(entries: &[Entry], names: &Names, width: Option<usize>) -> String {
+    let mut page = Page::new(width);
+    let rows = entries.iter().map(|entry| {
+        let run = entry.run.map_or_else(|| "by hand".to_owned(), |run| run.to_string());
+        [moment(entry.at), run, names.of(entry.id), entry.mxid.to_string(), words(&entry.change)]
+    });
+    page.table(["when (UTC)", "run", "person", "account", "change"], rows.collect());
+    page.finish()
+}
+
+/// A change in words, with what was there before.
+fn words(change: &Change) -> String {
+    let text = |value: &Option<String>| match value {
+        Some(value) => format!("\"{value}\""),
+        None => "none".to_owned(),
+    };
     match change {
-        Change::Created => plain("created"),
-        Change::Adopted => plain("adopted"),
-        Change::Relinked => plain("link found again"),
-        Change::Linked => plain("linked"),
-        Change::Unlinked => plain("unlinked"),
-        Change::DisplayName { before, after } => ["display name".to_owned(), text(before), text(after)],
-        Change::Emails { before, after } => ["e-mail addresses".to_owned(), list(before), list(after)],
-        Change::ExternalIds { before, after } => ["external ids".to_owned(), list(before), list(after)],
+        Change::Created => "created".to_owned(),
+        Change::Adopted => "adopted".to_owned(),
+        Change::Relinked => "link found again".to_owned(),
+        Change::Linked => "linked".to_owned(),
+        Change::Unlinked => "unlinked".to_owned(),
+        Change::DisplayName { before, after } => format!("display name {} → {}", text(before), text(after)),
+        Change::Emails { before, after } => moved("e-mail addresses", before, after),
+        Change::ExternalIds { before, after } => moved("external ids", before, after),
+    }
+}
+
+/// What came to a list and what went, and what stayed, so that the list before can be told.
+fn moved<T: ToString + Ord>(what: &str, before: &BTreeSet<T>, after: &BTreeSet<T>) -> String {
+    let gone = before.difference(after).map(|item| format!("\n- {}", item.to_string()));
+    let new = after.difference(before).map(|item| format!("\n+ {}", item.to_string()));
+    let kept = before.intersection(after).map(|item| format!("\n  {}", item.to_string()));
+    format!("{what}{}", gone.chain(new).chain(kept).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_list_shows_what_went_what_came_and_what_stayed() {
+        let set = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<BTreeSet<_>>();
+        let change = Change::Emails { before: set(&["a@x", "b@x"]), after: set(&["b@x", "c@x"]) };
+        assert_eq!(words(&change), "e-mail addresses\n- a@x\n+ c@x\n  b@x");
+    }
+
+    #[test]
+    fn a_display_name_shows_what_was_there_before() {
+        let change = Change::DisplayName { before: None, after: Some("Ann  B ".to_owned()) };
+        assert_eq!(words(&change), "display name none → \"Ann  B \"");
     }
 }

@@ -4,10 +4,12 @@
 
 mod arguments;
 mod check;
+mod check_machine;
 mod explain;
 mod hand;
 mod journal;
 mod output;
+mod page;
 mod render;
 mod run;
 mod session;
@@ -31,7 +33,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::complain(&format!("the runtime cannot be started: {error}"));
+            output::complain(&format!("error: the runtime cannot be started: {error}"));
             return ExitCode::from(Exit::Failed as u8);
         }
     };

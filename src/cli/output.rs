@@ -1,4 +1,4 @@
-//! Writing to the terminal: tables, JSON, complaints, progress.
+//! Writing to the terminal: text, JSON, complaints, questions, progress.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -6,11 +6,15 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::{config::Finding, domain::Failure, engine::Progress};
+use super::page::clean;
+use crate::{
+    config::Finding,
+    domain::{Failure, Peer},
+    engine::Progress,
+};
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +40,8 @@ impl Exit {
     /// How the program ends because of a failure.
     pub(super) fn of(failure: &Failure) -> Self {
         match failure.peer {
-            crate::domain::Peer::Store => Self::Failed,
-            _ => Self::Unusable,
+            Peer::Store => Self::Failed,
+            Peer::Defguard | Peer::Synapse => Self::Unusable,
         }
     }
 }
@@ -50,15 +54,16 @@ pub(super) fn say(text: &str) {
         .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
 }
 
-/// Writes to standard error.
+/// Writes to standard error. What servers said is in it, so nothing in it steers the terminal.
 pub(super) fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+    let text: Vec<_> = text.trim_end().lines().map(clean).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", text.join("\n"));
 }
 
 /// Writes JSON, indented.
 pub(super) fn say_json<T: Serialize>(value: &T) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
-        complain(&format!("the answer cannot be written as JSON: {error}"));
+        complain(&format!("error: the answer cannot be written as JSON: {error}"));
         Exit::Failed
     })?;
     say(&text);
@@ -67,11 +72,24 @@ pub(super) fn say_json<T: Serialize>(value: &T) -> Result<(), Exit> {
 
 /// Says what failed and what to do about it.
 pub(super) fn complain_failure(failure: &Failure) -> Exit {
-    complain(&format!("error: {failure}"));
+    // What our own store and socket say needs no name before it.
+    match failure.peer {
+        Peer::Store => complain(&format!("error: {}: {}", failure.what, failure.why)),
+        Peer::Defguard | Peer::Synapse => complain(&format!("error: {failure}")),
+    }
     if let Some(mend) = &failure.mend {
         complain(&format!("  → {mend}"));
     }
     Exit::of(failure)
+}
+
+/// Says that nobody has a name that was given.
+pub(super) fn complain_unknown(name: &str) {
+    complain(&format!(
+        "error: nobody in Defguard and no link of ours has the name {name}\n  → give a username as Defguard spells it \
+         (upper and lower case matter), the number in Defguard as '#13' (with the quotes), or the MXID of a linked \
+         account"
+    ));
 }
 
 /// Shows findings on standard error.
@@ -81,22 +99,9 @@ pub(super) fn complain_findings(findings: &[Finding]) {
     }
 }
 
-/// A table that fits the terminal.
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
-    if !io::stdout().is_terminal() {
-        table.set_width(140);
-    }
-    table
-}
-
-/// A time for people, to the second.
+/// A time for people, to the second; UTC, which is said where it is shown.
 pub(super) fn moment(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer.
@@ -116,7 +121,7 @@ pub(super) struct Bar(ProgressBar);
 impl Bar {
     pub(super) fn new() -> Arc<Self> {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} done, {eta} left") {
             bar.set_style(style);
         }
         Arc::new(Self(bar))

@@ -1,15 +1,14 @@
 //! `render`: what the templates make of claims from standard input.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use super::{
     arguments::{self, Global},
     output::{Exit, complain, complain_findings},
-    session,
 };
 use crate::{
     assemble::sources,
-    config::homeserver_yaml,
+    config::{self, homeserver_yaml},
     mapping::{
         Purpose, TemplateSources, Templates,
         render::{Options, render_all},
@@ -27,7 +26,11 @@ pub(super) fn render(global: &Global, verb: &arguments::Render) -> Result<Exit, 
             email: verb.email_template.clone(),
         }
     } else if verb.homeserver_config.is_empty() {
-        sources(&session::load(&global.config)?.0.templates)
+        let texts = config::load_templates(&global.config).map_err(|findings| {
+            complain_findings(&findings);
+            Exit::Usage
+        })?;
+        sources(&texts)
     } else {
         let texts = homeserver_yaml::templates_from(&verb.homeserver_config).map_err(|finding| {
             complain_findings(&[finding]);
@@ -41,6 +44,9 @@ pub(super) fn render(global: &Global, verb: &arguments::Render) -> Result<Exit, 
         }
         Exit::Usage
     })?;
+    if io::stdin().is_terminal() {
+        complain("type claims as JSON; Ctrl-D ends");
+    }
     let options = Options { claims_only: verb.claims_only };
     match render_all(&templates, options, io::stdin().lock(), io::stdout().lock()) {
         Ok(()) => Ok(Exit::Done),

@@ -8,14 +8,16 @@ use super::{
     session,
 };
 use crate::{
-    assemble::{SystemClock, timetable},
+    assemble::{self, SystemClock, timetable},
     daemon::Daemon,
 };
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
     let (settings, templates) = session::load(&global.config)?;
     session::log(&settings, true);
-    let engine = session::engine(&settings, templates)?;
+    let engine = session::store(&settings)
+        .and_then(|store| assemble::engine(&settings, templates, store))
+        .map_err(|failure| complain_failure(&failure))?;
     let daemon =
         Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
     match daemon.run(&settings.control.socket).await {

@@ -1,7 +1,8 @@
 //! What most verbs begin with: the config, the log, and whoever answers: the running daemon or this process.
 
-use std::path::Path;
+use std::{fs, io::IsTerminal as _, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{
@@ -11,26 +12,41 @@ use super::{
 use crate::{
     assemble::{self, SystemClock},
     command::{Answer, Command, execute},
-    config::{self, Environment, LogFormat, Settings},
+    config::{self, Environment, Finding, LogFormat, Settings},
+    domain::{Failure, FailureClass, Peer},
     engine::Engine,
     mapping::Templates,
-    ports::Clock as _,
+    ports::{Clock as _, Store},
     serve::control,
-    store::Opened,
+    store::{self, Opened},
 };
+
+/// Loads the config and compiles its templates: with them the warnings, without them every finding.
+pub(super) fn read(path: &Path) -> Result<(Settings, Templates, Vec<Finding>), Vec<Finding>> {
+    let mut findings = match config::load(path, &Environment::of_process(), SystemClock.now()) {
+        Ok((settings, warnings)) => match assemble::templates(&settings.templates) {
+            Ok(templates) => return Ok((settings, templates, warnings)),
+            Err(errors) => warnings.into_iter().chain(errors).collect(),
+        },
+        Err(mut findings) => {
+            // What is wrong with the templates is said in the same breath, if they can be read at all.
+            if let Ok(texts) = config::load_templates(path) {
+                findings.extend(assemble::templates(&texts).err().unwrap_or_default());
+            }
+            findings
+        }
+    };
+    findings.sort_by_key(|finding: &Finding| (finding.at.file != path, finding.at.position, finding.level));
+    Err(findings)
+}
 
 /// Loads the config and compiles its templates; shows every finding.
 pub(super) fn load(path: &Path) -> Result<(Settings, Templates), Exit> {
-    let (settings, warnings) =
-        config::load(path, &Environment::of_process(), SystemClock.now()).map_err(|findings| {
-            complain_findings(&findings);
-            Exit::Usage
-        })?;
-    complain_findings(&warnings);
-    let templates = assemble::templates(&settings.templates).map_err(|findings| {
+    let (settings, templates, warnings) = read(path).map_err(|findings| {
         complain_findings(&findings);
         Exit::Usage
     })?;
+    complain_findings(&warnings);
     Ok((settings, templates))
 }
 
@@ -41,7 +57,8 @@ pub(super) fn log(settings: &Settings, daemon: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,defguard_synapse_sync={}", level.as_str().to_lowercase()))
     });
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match settings.log.format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text if daemon => builder.init(),
@@ -49,10 +66,9 @@ pub(super) fn log(settings: &Settings, daemon: bool) {
     }
 }
 
-/// Opens the store and puts the engine together.
-pub(super) fn engine(settings: &Settings, templates: Templates) -> Result<Engine, Exit> {
-    let failed = |failure| complain_failure(&failure);
-    let (store, opened) = assemble::store(settings, random()).map_err(failed)?;
+/// Opens the store, and makes it if there is none.
+pub(super) fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
+    let (store, opened) = assemble::store(settings, random())?;
     if let Opened::Lost { why } = &opened {
         tracing::warn!(
             why,
@@ -60,7 +76,7 @@ pub(super) fn engine(settings: &Settings, templates: Templates) -> Result<Engine
             "the store was lost: links are found again by the ownership markers in Synapse"
         );
     }
-    assemble::engine(settings, templates, store).map_err(failed)
+    Ok(store)
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place where a new store gets its name")]
@@ -68,47 +84,125 @@ fn random() -> u128 {
     rand::random()
 }
 
-/// Has a command done by the daemon if one is running, else in this process.
-pub(super) async fn answer(global: &Global, command: &Command) -> Result<Answer, Exit> {
-    let (settings, templates) = load(&global.config)?;
-    log(&settings, false);
-    let bar = Bar::new();
-    let asked = control::ask(&settings.control.socket, command, bar.as_ref()).await;
-    let answer = match asked.map_err(|failure| complain_failure(&failure))? {
-        Some(answer) => answer,
-        None => {
-            let engine = engine(&settings, templates)?;
-            let stop = engine.stop().clone();
-            // The people in hand are finished; a second Ctrl-C ends the program at once.
-            let watch = tokio::spawn(async move {
-                if tokio::signal::ctrl_c().await.is_ok() {
-                    complain("ending after the people in hand; Ctrl-C again ends at once");
-                    stop.cancel();
-                    if tokio::signal::ctrl_c().await.is_ok() {
-                        std::process::exit(i32::from(Exit::Failed as u8));
-                    }
+/// One use of the program: its config is read and its log begun once, whatever is asked then.
+pub(super) struct Session {
+    settings: Settings,
+}
+
+impl Session {
+    pub(super) fn open(global: &Global) -> Result<Self, Exit> {
+        let (settings, _) = load(&global.config)?;
+        log(&settings, false);
+        Ok(Self { settings })
+    }
+
+    /// Has a command done by the daemon if one is running, else in this process.
+    pub(super) async fn answer(&self, command: &Command) -> Result<Answer, Exit> {
+        let bar = Bar::new();
+        let answer = match self.ask(command, &bar).await.map_err(|failure| complain_failure(&failure))? {
+            Some(answer) => answer,
+            None => self.execute(command, &bar).await?,
+        };
+        bar.clear();
+        match answer {
+            Answer::Failed(failure) => Err(complain_failure(&failure)),
+            Answer::Refused(why) => {
+                complain(&format!("error: {why}"));
+                Err(Exit::Failed)
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    async fn ask(&self, command: &Command, bar: &Bar) -> Result<Option<Answer>, Failure> {
+        let socket = &self.settings.control.socket;
+        let asked = control::ask(socket, command, bar);
+        // A handler for Ctrl-C stays for good; where nothing is changed it may just end the program, at a question too.
+        if command.only_looks() {
+            return asked.await;
+        }
+        tokio::select! {
+            answer = asked => answer,
+            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::new(
+                Peer::Store,
+                FailureClass::Transient,
+                format!("asking the daemon through {}", socket.display()),
+                "you did not wait for the answer; the daemon goes on with it",
+            )
+            .mend("see what came of it with `status` and `journal`")),
+        }
+    }
+
+    async fn execute(&self, command: &Command, bar: &Bar) -> Result<Answer, Exit> {
+        let engine = self.engine(command)?;
+        if command.only_looks() {
+            return Ok(execute(&engine, command, bar).await);
+        }
+        let stop = engine.stop().clone();
+        let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| {
+            complain(&format!("error: Ctrl-C cannot be listened for: {error}"));
+            Exit::Failed
+        })?;
+        let watch = tokio::spawn(async move {
+            if interrupts.recv().await.is_some() {
+                complain("ending after the people in hand; Ctrl-C again ends at once");
+                stop.cancel();
+                if interrupts.recv().await.is_some() {
+                    std::process::exit(i32::from(Exit::Failed as u8));
                 }
-            });
-            let answer = execute(&engine, command, bar.as_ref()).await;
-            watch.abort();
-            answer
+            }
+        });
+        let answer = execute(&engine, command, bar).await;
+        watch.abort();
+        Ok(answer)
+    }
+
+    /// The engine for a command. One that only looks cannot write to Synapse, and makes no store.
+    fn engine(&self, command: &Command) -> Result<Engine, Exit> {
+        let settings = &self.settings;
+        let templates = assemble::templates(&settings.templates).map_err(|findings| {
+            complain_findings(&findings);
+            Exit::Usage
+        })?;
+        let build = || {
+            // What cannot be found out is found out, and explained, when the store is opened.
+            let no_store = matches!(store::exists(&settings.state.directory), Ok(false));
+            if command.only_looks() {
+                let store = if no_store { Arc::new(store::Nothing) } else { self.own_store()? };
+                return assemble::engine_that_only_looks(settings, templates, store);
+            }
+            assemble::engine(settings, templates, self.own_store()?)
+        };
+        build().map_err(|failure| complain_failure(&failure))
+    }
+
+    /// Opens the store, but not as root if it is another user's: files that root makes in it would keep that user's
+    /// daemon from starting.
+    fn own_store(&self) -> Result<Arc<dyn Store>, Failure> {
+        let owner = fs::metadata(self.settings.state.directory.join("store.lock")).map(|file| file.uid());
+        let user = fs::metadata("/proc/self").map(|process| process.uid());
+        if let (Ok(owner), Ok(0)) = (owner, user)
+            && owner != 0
+        {
+            return Err(Failure::new(
+                Peer::Store,
+                FailureClass::Permanent,
+                "opening the store",
+                format!("it belongs to the user with the number {owner}, and this is root"),
+            )
+            .mend(format!(
+                "start the daemon and ask again, or run this as that user, for example with \
+                 `setpriv --reuid={owner} --clear-groups`"
+            )));
         }
-    };
-    bar.clear();
-    match answer {
-        Answer::Failed(failure) => Err(complain_failure(&failure)),
-        Answer::Refused(why) => {
-            complain(&format!("error: {why}"));
-            Err(Exit::Failed)
-        }
-        answer => Ok(answer),
+        store(&self.settings)
     }
 }
 
 /// The daemon gave another kind of answer than was asked for.
 pub(super) fn unexpected() -> Exit {
     complain(
-        "error: the daemon gave an answer of another kind; use the same version of the program as the daemon",
+        "error: the daemon gave an answer of another kind\n  → use the same version of the program as the daemon",
     );
     Exit::Failed
 }

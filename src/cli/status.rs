@@ -1,11 +1,10 @@
 //! `status`.
 
-use std::fmt::Write as _;
-
 use super::{
     arguments::Global,
-    output::{Exit, moment, say, say_json, table},
-    session::{answer, unexpected},
+    output::{Exit, complain, moment, say, say_json},
+    page::{self, Names, Page, Trouble},
+    session::{Session, unexpected},
 };
 use crate::{
     command::{Answer, Command, Status},
@@ -13,82 +12,110 @@ use crate::{
 };
 
 pub(super) async fn status(global: &Global) -> Result<Exit, Exit> {
-    let Answer::Status(status) = answer(global, &Command::Status).await? else { return Err(unexpected()) };
+    let session = Session::open(global)?;
+    let Answer::Status(status) = session.answer(&Command::Status).await? else { return Err(unexpected()) };
     if global.json {
         say_json(&status)?;
     } else {
-        say(&show(&status));
+        say(&show(&status, page::width()));
+    }
+    let own = env!("CARGO_PKG_VERSION");
+    if status.version != own {
+        complain(&format!(
+            "warning: the daemon is version {}, this program is version {own}",
+            status.version
+        ));
     }
     Ok(Exit::Done)
 }
 
 /// How things are, for people.
-pub(super) fn show(status: &Status) -> String {
-    let mut text = String::new();
+fn show(status: &Status, width: Option<usize>) -> String {
+    let links = status.links.iter().map(|(id, link)| (*id, &link.username));
+    let conflicts = status.conflicts.iter().map(|(id, standoff)| (*id, &standoff.username));
+    let names: Names = conflicts.chain(links).collect();
+    let mut page = Page::new(width);
     match &status.daemon {
-        None => text.push_str("No daemon is running.\n"),
+        None => page.line("", "No daemon is running."),
         Some(daemon) => {
             let next = daemon.next.map_or_else(
                 || "no further run is scheduled".to_owned(),
                 |(at, pass)| {
                     let kind = if pass == Pass::Full { " (full)" } else { "" };
-                    format!("next run {}{kind}", moment(at))
+                    format!("next run {} UTC{kind}", moment(at))
                 },
             );
-            let now = if daemon.running { "a run is going on, " } else { "" };
-            let _ = writeln!(text, "The daemon has been up since {}; {now}{next}.", moment(daemon.started));
+            let now = if daemon.running { "a run is going on; " } else { "" };
+            page.line(
+                "",
+                &format!("The daemon has been up since {} UTC; {now}{next}.", moment(daemon.started)),
+            );
         }
     }
-    let _ = writeln!(
-        text,
-        "{} people linked, {} in conflict, {} failing.",
-        status.links.len(),
-        status.conflicts.len(),
-        status.failing.len()
+    let people = if status.links.len() == 1 { "1 person" } else { &format!("{} people", status.links.len()) };
+    page.line(
+        "",
+        &format!(
+            "{people} linked, {} in conflict, {} failing.",
+            status.conflicts.len(),
+            status.failing.len()
+        ),
     );
     if status.unfinished > 0 {
-        let _ = writeln!(
-            text,
-            "{} groups of people were left unfinished; the next run goes on with them.",
-            status.unfinished
+        page.line(
+            "",
+            &format!(
+                "Unfinished work of an earlier run: {}; the next run goes on with it.",
+                status.unfinished
+            ),
         );
     }
     if !status.conflicts.is_empty() {
-        let mut conflicts = table(["person", "since", "what stands in the way", "what to do"]);
-        for (id, standoff) in &status.conflicts {
-            for conflict in &standoff.conflicts {
-                let name = format!("{} #{id}", standoff.username);
-                conflicts.add_row([name, moment(standoff.since), conflict.to_string(), conflict.mend()]);
-            }
-        }
-        let _ = writeln!(text, "\n{conflicts}");
+        page.heading("In conflict:");
+        page.troubles(conflicts_of(status, &names));
     }
     if !status.failing.is_empty() {
-        let mut failing = table(["person", "failures", "tried again", "last failure"]);
+        page.heading("Failing:");
         for (id, backoff) in &status.failing {
-            let name = status.links.get(id).map_or_else(String::new, |link| format!("{} ", link.username));
-            failing.add_row([
-                format!("{name}#{id}"),
-                format!("{} since {}", backoff.failures, moment(backoff.since)),
-                moment(backoff.until),
-                backoff.last.to_string(),
-            ]);
+            page.line("  ", &names.of(*id));
+            page.line("    ", &backoff.last.to_string());
+            if let Some(mend) = &backoff.last.mend {
+                page.line("    → ", mend);
+            }
+            let often = if backoff.failures == 1 { "once" } else { &format!("{} times", backoff.failures) };
+            page.line(
+                "    ",
+                &format!(
+                    "failed {often} since {} UTC, tried again after {} UTC, or at once by `sync USER`",
+                    moment(backoff.since),
+                    moment(backoff.until)
+                ),
+            );
         }
-        let _ = writeln!(text, "\n{failing}");
     }
     if !status.runs.is_empty() {
-        let mut runs = table(["run", "began", "kind", "exit", "outcome"]);
-        for run in &status.runs {
+        page.heading("The last runs:");
+        let rows = status.runs.iter().map(|run| {
             let kind = if run.full { "full" } else { "frequent" };
-            runs.add_row([
-                run.id.to_string(),
-                moment(run.began),
-                kind.to_owned(),
-                run.exit_code.to_string(),
-                run.summary.clone(),
-            ]);
-        }
-        let _ = writeln!(text, "\n{runs}");
+            let exit = run.exit_code.to_string();
+            [run.id.to_string(), moment(run.began), kind.to_owned(), exit, run.summary.clone()]
+        });
+        page.table(["run", "began (UTC)", "kind", "exit", "outcome"], rows.collect());
     }
-    text
+    page.finish()
+}
+
+fn conflicts_of(status: &Status, names: &Names) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    for (id, standoff) in &status.conflicts {
+        for conflict in &standoff.conflicts {
+            troubles.push(Trouble {
+                id: *id,
+                username: standoff.username.to_string(),
+                what: format!("{}; since {} UTC", names.spell(&conflict.to_string()), moment(standoff.since)),
+                mend: Some(conflict.mend()),
+            });
+        }
+    }
+    troubles
 }

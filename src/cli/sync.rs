@@ -1,16 +1,17 @@
 //! `sync` and `plan`.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
 use super::{
     arguments::{Global, Plan, Sync},
-    output::{Exit, complain, complain_failure, say, say_json, table},
-    session::{answer, unexpected},
+    output::{Exit, complain_failure, complain_unknown, say, say_json},
+    page::{self, Names, Page, Trouble, named, person},
+    session::{Session, unexpected},
 };
 use crate::{
     command::{Answer, Command},
-    domain::{Change, Completeness},
-    engine::{PersonReport, RunReport, RunRequest},
+    domain::{Change, Completeness, Mxid},
+    engine::{PersonReport, RunReport, RunRequest, StepText},
     reconcile::{Note, Pass, State},
 };
 
@@ -25,94 +26,135 @@ pub(super) async fn plan(global: &Global, verb: &Plan) -> Result<Exit, Exit> {
 }
 
 async fn go(global: &Global, request: RunRequest) -> Result<Exit, Exit> {
-    let Answer::Run(report) = answer(global, &Command::Sync(request)).await? else {
+    let session = Session::open(global)?;
+    let Answer::Run(report) = session.answer(&Command::Sync(request)).await? else {
         return Err(unexpected());
     };
     if global.json {
         say_json(&report)?;
-    } else {
+    } else if report.failure.is_none() || !report.people.is_empty() {
         say(&show(&report));
-        for name in &report.unknown {
-            complain(&format!("error: nobody in Defguard and no link of ours has the name {name}"));
-        }
-        if let Some(failure) = &report.failure {
-            complain_failure(failure);
-        }
+    }
+    for name in &report.unknown {
+        complain_unknown(name);
+    }
+    if let Some(failure) = &report.failure {
+        complain_failure(failure);
     }
     Ok(Exit::from_code(report.exit_code()))
 }
 
-/// A run for people: whom it changed, whom it could not help, and the sum.
+/// A run for people: whom it changed, whom it could not help, and the sum. As wide as the terminal.
 pub fn show(report: &RunReport) -> String {
-    let mut text = String::new();
-    let done = if report.dry_run { "would do" } else { "done" };
-    let mut changed = table(["person", "account", done]);
-    let mut attention = table(["person", "what stands in the way", "what to do"]);
-    let mut quiet = Vec::new();
+    show_in(report, page::width())
+}
+
+fn show_in(report: &RunReport, width: Option<usize>) -> String {
+    let names: Names = report.people.iter().map(|person| (person.id, &person.username)).collect();
+    let mut page = Page::new(width);
+    let changed = changed(report);
+    if !changed.is_empty() {
+        page.heading(if report.dry_run { "What would be done:" } else { "What was done:" });
+        page.table(["person", "account", "change"], changed);
+    }
+    let troubles: Vec<Trouble> = report.people.iter().flat_map(|person| troubles(person, &names)).collect();
+    if !troubles.is_empty() {
+        page.heading("Needs somebody's attention:");
+        page.troubles(troubles);
+    }
+    let remarks = remarks(report);
+    if !remarks.is_empty() {
+        page.heading("Good to know:");
+        for (remark, people) in remarks {
+            page.line("  ", &format!("{}: {}", named(&people), names.spell(&remark)));
+        }
+    }
+    if let Some(Completeness::Incomplete(why)) = &report.completeness {
+        page.heading("The list of people was incomplete, so nobody was created and no login was moved:");
+        for why in why {
+            page.line("  ", why);
+        }
+    }
+    if report.interrupted {
+        page.heading("The run was asked to end early; the next one goes on.");
+    }
+    if report.failure.is_none() {
+        page.gap();
+        let run = report.run.map_or_else(String::new, |run| format!("run {run}: "));
+        let seconds = (report.ended - report.began).num_milliseconds() as f64 / 1000.0;
+        page.line("", &format!("{run}{} ({seconds:.1} s)", report.summary()));
+        if report.dry_run {
+            page.line("", "This was a dry run: nothing was changed.");
+        }
+    }
+    page.finish()
+}
+
+fn changed(report: &RunReport) -> Vec<[String; 3]> {
+    let mut rows = Vec::new();
     for person in &report.people {
-        let name = format!("{} #{}", person.username, person.id);
-        let did = did(report, person);
+        let did: Vec<String> =
+            if report.dry_run { would(person) } else { person.done.iter().map(change).collect() };
         if !did.is_empty() {
-            let mxid = person.mxid.as_ref().map_or_else(String::new, ToString::to_string);
-            changed.add_row([name.clone(), mxid, did.join("\n")]);
+            let mxid = person.mxid.as_ref().map_or_else(String::new, Mxid::to_string);
+            rows.push([page::person(Some(person.username.as_str()), person.id), mxid, did.join("\n")]);
         }
-        for conflict in &person.conflicts {
-            attention.add_row([name.clone(), conflict.to_string(), conflict.mend()]);
+    }
+    rows
+}
+
+/// What a dry run would do for a person, beside their account.
+fn would(person: &PersonReport) -> Vec<String> {
+    let made = match person.state {
+        State::Create => Some("create the account"),
+        State::Relink => Some("find the link again by the ownership marker"),
+        State::Adopt => Some("adopt the account"),
+        _ => None,
+    };
+    let steps = person.steps.iter().map(|StepText(step)| match &person.mxid {
+        Some(mxid) => {
+            let step = step.strip_prefix(&format!("on {mxid}: ")).unwrap_or(step);
+            step.strip_suffix(&format!(" of {mxid}")).unwrap_or(step).to_owned()
         }
-        if let Some(failure) = &person.failure {
-            attention.add_row([name.clone(), failure.to_string(), failure.mend.clone().unwrap_or_default()]);
-        }
-        if let Some(why) = &person.put_off {
-            attention.add_row([name.clone(), why.clone(), "nothing; the next run looks again".to_owned()]);
-        }
-        let notes = person.notes.iter().filter(|note| **note != Note::NoAccount).map(ToString::to_string);
-        let notes: Vec<String> = match person.state {
+        None => step.clone(),
+    });
+    // A creation is one step and one word; what goes into it stands in `explain`.
+    made.map(str::to_owned).into_iter().chain(steps.filter(|step| !step.starts_with("create "))).collect()
+}
+
+fn troubles(report: &PersonReport, names: &Names) -> Vec<Trouble> {
+    let trouble = |what: String, mend: Option<String>| Trouble {
+        id: report.id,
+        username: report.username.to_string(),
+        what: names.spell(&what),
+        mend,
+    };
+    let conflicts =
+        report.conflicts.iter().map(|conflict| trouble(conflict.to_string(), Some(conflict.mend())));
+    let failure = report.failure.iter().map(|failure| trouble(failure.to_string(), failure.mend.clone()));
+    let put_off = report
+        .put_off
+        .iter()
+        .map(|why| trouble(why.clone(), Some("nothing to do: the next run looks again".to_owned())));
+    conflicts.chain(failure).chain(put_off).collect()
+}
+
+/// What else is worth knowing, and about whom.
+fn remarks(report: &RunReport) -> BTreeMap<String, Vec<String>> {
+    let mut remarks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for about in &report.people {
+        let notes = about.notes.iter().filter(|note| **note != Note::NoAccount).map(Note::to_string);
+        let notes: Vec<String> = match about.state {
             State::Disabled => vec!["disabled in Defguard".to_owned()],
             State::Postponed => vec!["failed lately, tried again later".to_owned()],
             State::Withheld => notes.chain(["not decided in this run".to_owned()]).collect(),
             _ => notes.collect(),
         };
-        if !notes.is_empty() {
-            quiet.push(format!("  {name}: {}", notes.join("; ")));
+        for note in notes {
+            remarks.entry(note).or_default().push(person(Some(about.username.as_str()), about.id));
         }
     }
-    for (title, table) in [("", changed), ("Needs somebody's attention:", attention)] {
-        if table.row_iter().next().is_some() {
-            let _ = writeln!(text, "{title}{}{table}\n", if title.is_empty() { "" } else { "\n" });
-        }
-    }
-    if !quiet.is_empty() {
-        let _ = writeln!(text, "Good to know:\n{}\n", quiet.join("\n"));
-    }
-    if let Some(Completeness::Incomplete(why)) = &report.completeness {
-        let _ = writeln!(
-            text,
-            "The list of people was incomplete, so nobody was created and no login was moved:\n  {}\n",
-            why.join("\n  ")
-        );
-    }
-    if report.interrupted {
-        text.push_str("The run was asked to end early; the next one goes on.\n");
-    }
-    if report.failure.is_none() {
-        let run = report.run.map_or_else(String::new, |run| format!("run {run}: "));
-        let seconds = (report.ended - report.began).num_milliseconds() as f64 / 1000.0;
-        let _ = writeln!(text, "{run}{} ({seconds:.1} s)", report.summary());
-    }
-    text
-}
-
-fn did(report: &RunReport, person: &PersonReport) -> Vec<String> {
-    if report.dry_run {
-        let steps: Vec<String> = person.steps.iter().map(|step| step.0.clone()).collect();
-        return match person.state {
-            State::Relink if steps.is_empty() => {
-                vec!["find the link again by the ownership marker".to_owned()]
-            }
-            _ => steps,
-        };
-    }
-    person.done.iter().map(change).collect()
+    remarks
 }
 
 /// A change in words, without the values of personal fields.

@@ -32,7 +32,23 @@ pub fn load(
     env: &Environment,
     now: DateTime<Utc>,
 ) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
-    let text = std::fs::read(path)
+    check(&read(path)?, path, env, now)
+}
+
+/// Reads the templates of a config file only, for which neither the secrets nor the servers need be at hand.
+pub fn load_templates(path: &Path) -> Result<TemplateTexts, Vec<Finding>> {
+    let text = read(path)?;
+    let mut document = raw::Document::parse(path, &text)?;
+    let texts = check::templates(&mut document);
+    let findings = document.findings();
+    match texts {
+        Some(texts) if !findings.iter().any(Finding::is_error) => Ok(texts),
+        _ => Err(findings),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Vec<Finding>> {
+    std::fs::read(path)
         .map_err(|error| secrets::explain_io(&error))
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned()))
         .map_err(|why| {
@@ -40,8 +56,7 @@ pub fn load(
                 format!("the config cannot be read: {why}"),
                 "Give the path of the config with --config, and let the user that this runs as read it.",
             )]
-        })?;
-    check(&text, path, env, now)
+        })
 }
 
 /// Checks the text of a config; `file` is its name in findings.

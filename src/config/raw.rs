@@ -89,6 +89,11 @@ impl<'i> Document<'i> {
         Table { document: self, name, at, keys }
     }
 
+    /// What was found so far; nothing is said about keys that were never asked for.
+    pub(super) fn findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
     /// Closes the document: what is left was never asked for.
     pub(super) fn close(mut self) -> Vec<Finding> {
         for (key, value) in std::mem::take(&mut self.tables) {

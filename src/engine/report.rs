@@ -160,8 +160,12 @@ impl RunReport {
         let change =
             if self.dry_run { format!("{planned} would change") } else { format!("{changed} changed") };
         let mut text = format!(
-            "{} people, {change}, {conflicts} in conflict, {} failed",
-            self.people.len(),
+            "{}, {change}, {conflicts} in conflict, {} failed",
+            if self.people.len() == 1 {
+                "1 person".to_owned()
+            } else {
+                format!("{} people", self.people.len())
+            },
             tally.failed
         );
         if let Some(Completeness::Incomplete(why)) = &self.completeness {

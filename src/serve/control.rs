@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +16,9 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::State,
-    response::IntoResponse,
+    http::{HeaderValue, header},
+    middleware,
+    response::{IntoResponse, Response},
     routing::post,
 };
 use tokio::{
@@ -33,8 +35,14 @@ use crate::{
 /// How many lines of progress may wait for a slow reader before further ones are left out.
 const WAITING_LINES: usize = 64;
 
+/// What both ends call themselves.
+const VERSION: &str = concat!("defguard-synapse-sync/", env!("CARGO_PKG_VERSION"));
+
 /// The largest command that is read, in bytes.
-const LARGEST_COMMAND: usize = 64 << 10;
+const LARGEST_COMMAND: usize = 1 << 20;
+
+/// How much of a refusal is shown, in characters.
+const LONGEST_REFUSAL: usize = 400;
 
 /// Whoever does what is asked through the socket.
 #[async_trait]
@@ -72,7 +80,8 @@ impl Socket {
                 .mend("make the directory of control.socket writable for this user, or set another one")
         };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(io)?;
+            // Where nobody else can make files, nobody else can put a socket of theirs in the place of ours.
+            fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io)?;
         }
         // Made under another name and moved when its mode is right, so that it is never open to more people.
         let mut young = path.as_os_str().to_owned();
@@ -98,6 +107,7 @@ impl Socket {
         let router = Router::new()
             .route("/command", post(command))
             .layer(axum::extract::DefaultBodyLimit::max(LARGEST_COMMAND))
+            .layer(middleware::map_response(name_version))
             .with_state(executor);
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
             tracing::error!(%error, "the control socket failed");
@@ -111,6 +121,12 @@ impl Drop for Socket {
             tracing::debug!(%error, "the control socket was not removed");
         }
     }
+}
+
+/// Says with every answer, refusals too, which version gives it.
+async fn name_version(mut response: Response) -> Response {
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static(VERSION));
+    response
 }
 
 struct Lines(mpsc::Sender<Line>);
@@ -146,7 +162,7 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
     let what = format!("asking the daemon through {}", path.display());
     let failed = |why: String| Failure::new(Peer::Store, FailureClass::Transient, what.clone(), why);
     match UnixStream::connect(path).await {
-        Ok(_) => {}
+        Ok(probe) => drop(probe),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
@@ -161,22 +177,31 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
     let request = client.post("http://daemon/command").json(command);
     #[allow(clippy::disallowed_methods, reason = "to our own daemon on this machine, not to a server")]
     let mut response = request.send().await.map_err(broken)?;
+    let version = response.headers().get(header::SERVER).and_then(|name| name.to_str().ok());
+    let mend = match version {
+        Some(version) if version != VERSION => {
+            format!("the daemon is {version} and this is {VERSION}: restart the daemon with the same version")
+        }
+        Some(_) => {
+            "the daemon and this program call themselves the same version, so this is an error of theirs; \
+                    please report it"
+                .to_owned()
+        }
+        None => "what listens there is not this daemon; see whether control.socket is right".to_owned(),
+    };
     if !response.status().is_success() {
         let status = response.status();
         let why = response.text().await.unwrap_or_default();
-        return Err(
-            failed(format!("{status}: {why}")).mend("use the same version of the program as the daemon")
-        );
+        let why: String = why.chars().take(LONGEST_REFUSAL).collect();
+        return Err(failed(format!("{status}: {why}")).mend(mend));
     }
     let mut buffer = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
-            let line = serde_json::from_slice(&line).map_err(|error| {
-                failed(format!("its answer cannot be read: {error}"))
-                    .mend("use the same version of the program as the daemon")
-            })?;
+            let line = serde_json::from_slice(&line)
+                .map_err(|error| failed(format!("its answer cannot be read: {error}")).mend(mend.clone()))?;
             match line {
                 Line::Progress { done, total } => progress.step(done, total),
                 Line::Answer(answer) => return Ok(Some(answer)),

@@ -4,6 +4,7 @@
 //! passed that, and is still checked for its shape here.
 
 mod codec;
+mod nothing;
 mod open;
 mod place;
 
@@ -20,10 +21,14 @@ use sled::{
     transaction::{TransactionError, Transactional as _},
 };
 
-pub use self::open::{Identity, Opened};
 use self::{
     codec::{decode, encode, key_person, person_key, unreadable},
     place::Place,
+};
+pub use self::{
+    nothing::Nothing,
+    open::{Identity, Opened},
+    place::exists,
 };
 use crate::{
     domain::{

@@ -21,6 +21,11 @@ use crate::domain::{Failure, FailureClass, Peer};
 /// The pause between two tries to get the lock.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Whether a store was ever made in a state directory. Fails if it cannot be looked into.
+pub fn exists(dir: &Path) -> io::Result<bool> {
+    dir.join("store.id").try_exists()
+}
+
 /// The state directory, held by this process until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {

@@ -19,7 +19,7 @@ use super::{
     secrets,
     settings::{
         AccountSettings, Checked, ControlSettings, Globs, LogFormat, LogSettings, ScheduleSettings,
-        ScopeSettings, Settings, StateSettings,
+        ScopeSettings, Settings, StateSettings, TemplateTexts,
     },
 };
 use crate::{
@@ -64,6 +64,14 @@ pub(super) fn settings(
         log,
         _checked: Checked,
     })
+}
+
+/// Reads nothing but the templates, in this config or in the homeserver's own.
+pub(super) fn templates(document: &mut Document<'_>) -> Option<TemplateTexts> {
+    let mut synapse = document.table("synapse");
+    let idp_id = synapse.text("idp_id");
+    let origin = mapping::origin(&mut synapse, idp_id.as_ref());
+    mapping::templates(document.table("templates"), &origin)
 }
 
 fn scope(mut table: Table<'_, '_>) -> ScopeSettings {
