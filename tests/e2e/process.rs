@@ -90,6 +90,11 @@ impl Process {
         assert!(found, "the program never said {text:?}, but:\n{}", self.err.borrow().0);
     }
 
+    /// Waits until the program has closed its standard error, as it does at its end.
+    pub async fn gone(&self) {
+        let _ = self.err.clone().wait_for(|(_, ended)| *ended).await;
+    }
+
     /// How often standard error holds a text by now.
     pub fn count(&self, text: &str) -> usize {
         self.err.borrow().0.matches(text).count()
