@@ -126,6 +126,15 @@ impl Ground {
         self.write_config();
     }
 
+    /// Takes a key out of the config.
+    pub fn unset(&mut self, key: &str) {
+        let (_, key) = key.split_once('.').unwrap();
+        let kept: Vec<&str> =
+            self.config.lines().filter(|line| !line.starts_with(&format!("{key} ="))).collect();
+        self.config = kept.join("\n");
+        self.write_config();
+    }
+
     /// The same by builder.
     #[must_use]
     pub fn with(mut self, key: &str, value: &str) -> Self {
