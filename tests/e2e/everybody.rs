@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     conflicts::open,
     ground::{Ground, State, account_at, conflicts, of},
-    support::{defguard::Fault, proxy::any, synapse::{Options, Synapse}},
+    support::{defguard::Fault, synapse::{Options, Synapse}},
 };
 
 const PEOPLE: usize = 335;
@@ -29,7 +29,9 @@ async fn all_recorded_people_get_accounts_or_a_reason_and_one_changed_person_cos
         let account = account_at(ground.synapse, localpart).await.unwrap();
         assert!(account.ids.contains(&format!("oidc-Defguard:{}", person.username)), "{account:?}");
         assert!(account.ids.contains(&ground.marker(person.id.0)), "{account:?}");
-        assert!(account.name.is_some() && account.emails.len() == 1, "{account:?}");
+        let address = ground.defguard.state().people.get(person.id.0).unwrap().email.clone();
+        assert!(account.name.is_some(), "{account:?}");
+        assert!(account.emails.len() == 1 || address.is_empty() || !person.notes.is_empty(), "{account:?}");
     }
     let created = created.count();
     for person in report.people.iter().filter(|person| person.done.is_empty()) {
@@ -69,7 +71,7 @@ async fn all_recorded_people_get_accounts_or_a_reason_and_one_changed_person_cos
     // And all of them at once in the hands of somebody who says that there is nobody.
     ground.defguard.faults().add(Fault::everyone_gone());
     ground.proxy.clear();
-    ground.program(&["sync"]).await;
+    ground.program(&["sync"]).await.with_code(5);
     assert!(ground.proxy.writes().is_empty());
     ground.defguard.faults().clear();
     // The whole state is lost: every link is found again, with nothing written.
@@ -80,7 +82,6 @@ async fn all_recorded_people_get_accounts_or_a_reason_and_one_changed_person_cos
     assert_eq!(relinked, created);
     assert!(ground.proxy.writes().is_empty());
     ground.nothing_to_do().await;
-    let _ = any();
 }
 
 #[tokio::test(flavor = "multi_thread")]
