@@ -291,6 +291,16 @@ impl Directory for Defguard {
             let malformed = pages.iter().any(|page| page.malformed > 0);
             let listing = Listing::assemble(pages);
             let why = match listing.completeness() {
+                // Whoever asks is an administrator, so at least one person is there.
+                Completeness::Complete if listing.people().is_empty() => {
+                    return Err(self
+                        .asked("reading the list of people", None)
+                        .failure(FailureClass::Malformed, "the list is empty, and not even we ourselves are in it")
+                        .mend(
+                            "Look at the people in Defguard's web page. If they are there, something between us and \
+                             Defguard answers in its place.",
+                        ));
+                }
                 Completeness::Complete => return Ok(listing),
                 Completeness::Incomplete(why) => why.clone(),
             };

@@ -168,8 +168,8 @@ impl Conflict {
                  owner and give this person an account; until then their login would open the old account"
             ),
             Self::SubjectTaken { mxid } => format!(
-                "a second account was probably made when they logged in under the new name: choose one of the two and \
-                 say so with `link USER MXID` (the other is {mxid})"
+                "a second account was probably made when they logged in under the new name, {mxid}: take their link off \
+                 with `unlink USER`, then say with `link USER MXID` which of the two they are to keep"
             ),
             Self::EmailTaken { mxid, .. } => {
                 format!("take the address off {mxid} in Synapse, or correct it in Defguard")

@@ -223,11 +223,11 @@ async fn an_entry_that_is_no_person_spoils_neither_the_page_nor_the_time() {
 }
 
 #[tokio::test]
-async fn an_empty_directory_is_a_complete_listing_of_nobody() {
+async fn a_list_of_nobody_is_no_list_since_whoever_asks_is_somebody() {
     let (server, defguard) = recorded().await;
     server.faults().add(Fault::everyone_gone());
-    let listing = defguard.list().await.unwrap();
-    assert!(listing.is_complete() && listing.people().is_empty());
+    let failure = defguard.list().await.unwrap_err();
+    assert!(failure.to_string().contains("not even we ourselves"), "{failure}");
     assert_eq!(server.count("GET", LIST), 1);
 }
 
