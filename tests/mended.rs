@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    domain::{Backoff, Change, Conflict, DefguardId, Failure, FailureClass, Peer},
+    domain::{Change, Conflict, DefguardId},
     engine::{RunReport, RunRequest},
     reconcile::{OnConflict, Pass, State as Word},
 };
@@ -269,6 +269,8 @@ fn a_group_that_is_cut_short_does_not_forget_the_moves_of_an_earlier_one() {
 
 #[test]
 fn a_move_is_kept_in_mind_while_others_of_its_group_fail_again() {
+    use defguard_synapse_sync::domain::{Backoff, Failure, FailureClass, Peer};
+
     now(async {
         let policies = Policies { concurrency: 1, ..Policies::default() };
         let start = world(&[joins("ann"), joins("bob"), joins("cid")]);
