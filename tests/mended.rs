@@ -268,6 +268,51 @@ fn a_group_that_is_cut_short_does_not_forget_the_moves_of_an_earlier_one() {
 }
 
 #[test]
+fn a_move_is_kept_in_mind_while_others_of_its_group_fail_again() {
+    use defguard_synapse_sync::domain::{Backoff, Failure, FailureClass, Peer};
+
+    now(async {
+        let policies = Policies { concurrency: 1, ..Policies::default() };
+        let start = world(&[joins("ann"), joins("bob"), joins("cid")]);
+        start.calm(&policies, Pass::Frequent).await;
+        happen(&start, &[1, 2, 3].map(|id| Event::LogsIn(DefguardId(id))));
+        happen(&start, &[Event::NamesGoRound([1, 2, 3].map(DefguardId).to_vec())]);
+        let calm = start.fork();
+        faulty(&calm, &policies, &[]).await;
+        for first in 10..=calm.calls() {
+            let cut = start.fork();
+            faulty(&cut, &policies, &[(first, Fault::CrashAfter)]).await;
+            happen(&cut, &[renamed(1, "dan"), renamed(2, "eve"), renamed(3, "fay")]);
+            for late in [1, 2, 3].map(DefguardId) {
+                for second in (5..24).step_by(2) {
+                    let world = cut.fork();
+                    let begun = world.state().now;
+                    let backoff = Backoff {
+                        failures: 1,
+                        until: begun + TimeDelta::hours(20),
+                        since: begun,
+                        last: Failure::new(
+                            Peer::Synapse,
+                            FailureClass::Transient,
+                            "a call",
+                            "before the story",
+                        ),
+                    };
+                    world.state().backoff.insert(late, backoff);
+                    faulty(&world, &policies, &[(second, Fault::CrashAfter)]).await;
+                    for pass in [Pass::Frequent, Pass::Frequent] {
+                        world.calm(&policies, pass).await;
+                    }
+                    for old in ["ann", "bob", "cid"] {
+                        assert_eq!(opens(&world, old), None, "{old} after {first}, {second} without #{late}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn nothing_of_others_is_lost_when_a_renamed_person_swaps_back() {
     now(async {
         let policies = Policies::default();
