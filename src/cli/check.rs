@@ -200,7 +200,7 @@ fn note_people(
             differ.entry(field).or_default().push(person.username.to_string());
         }
     }
-    items.push(Item::ok("templates", format!("rendered for {looked_at} active people in scope")));
+    items.push(Item::ok("templates", format!("rendered for all active people in scope: {looked_at}")));
     for (hole, people) in holes {
         items.push(Item::warning(
             "templates",

@@ -77,7 +77,9 @@ fn show(explanation: &Explanation, width: Option<usize>) -> String {
         let others = named(&others);
         page.line("  ", &format!("In one go with {others}, since something changes hands between them."));
     }
-    if let Some(why) = &report.put_off {
+    if let Some(why) = &report.put_off
+        && explanation.person.is_some()
+    {
         page.line("  ", why);
     }
     if let Some(login) = login(explanation) {
@@ -180,6 +182,9 @@ fn verdict(explanation: &Explanation) -> String {
         Note::OutOfScope { why } => Some(why.as_str()),
         _ => None,
     });
+    if explanation.person.is_none() {
+        return "Nothing: whoever is not in the list keeps their account as it is.".to_owned();
+    }
     let text = match report.state {
         State::InStep => "Nothing: all is in step.",
         State::Create => "Create an account for them:",

@@ -3,7 +3,7 @@
 use super::{
     arguments::{Global, Link, Unlink},
     output::{Exit, ask, complain, say, say_json},
-    page::{self, Page, person},
+    page::{self, Names, Page, person},
     session::{Session, unexpected},
     sync::change,
 };
@@ -62,6 +62,7 @@ async fn by_hand(
 /// A change by hand for people: what will be done, or what was done.
 fn show(shown: &HandDone, width: Option<usize>) -> String {
     let name = person(shown.username.as_ref().map(|username| username.as_str()), shown.id);
+    let names: Names = shown.username.iter().map(|username| (shown.id, username)).collect();
     let mut page = Page::new(width);
     match &shown.done {
         None => {
@@ -81,7 +82,7 @@ fn show(shown: &HandDone, width: Option<usize>) -> String {
     if !shown.warnings.is_empty() {
         page.heading("Mind:");
         for warning in &shown.warnings {
-            page.line("  - ", warning);
+            page.line("  - ", &names.spell(warning));
         }
     }
     page.finish()

@@ -12,9 +12,12 @@ const NAMED: usize = 20;
 /// A line below the header, and no other.
 const LIGHT: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// The width of the terminal; `None` if the output goes elsewhere, where nothing is wrapped.
+/// The narrowest terminal for which text is wrapped. Some terminals say that they have no width at all.
+const NARROWEST: usize = 40;
+
+/// The width of the terminal; `None` if nothing is to be wrapped: there is none, or one that is no help.
 pub(super) fn width() -> Option<usize> {
-    Table::new().width().map(usize::from)
+    Table::new().width().map(usize::from).filter(|width| *width >= NARROWEST)
 }
 
 /// Text from elsewhere without what would steer the terminal.

@@ -163,9 +163,9 @@ impl Conflict {
                 "if {mxid} is theirs, say so with `link USER {mxid}`; to have all such accounts adopted, set \
                  `on_conflict = \"adopt-if-same-email\"`"
             ),
-            Self::UsernameReused { mxid, .. } => format!(
-                "lock or deactivate {mxid} in Synapse if its owner has left, then free the name with `unlink` of the old \
-                 owner and give this person an account; until then their login would open the old account"
+            Self::UsernameReused { mxid, owner } => format!(
+                "if the old owner has left, lock or deactivate {mxid} in Synapse, then take their link off with \
+                 `unlink '#{owner}'`; until then a login of this person opens the old account"
             ),
             Self::SubjectTaken { mxid } => format!(
                 "a second account was probably made when they logged in under the new name, {mxid}: take their link off \

@@ -98,7 +98,7 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
     }
     if let Some(other) = view.linked_to(mxid) {
         return refuse(format!(
-            "{mxid} is linked to #{other}; take that link off first with `unlink #{other}`"
+            "{mxid} is linked to #{other}; take that link off first with `unlink '#{other}'`"
         ));
     }
     let Some(account) = view.account(mxid)? else {

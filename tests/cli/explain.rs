@@ -51,6 +51,36 @@ async fn explain_says_in_words_who_somebody_is_what_is_done_and_why() {
 }
 
 #[tokio::test]
+async fn explain_says_what_becomes_of_those_who_have_an_account_when_things_change() {
+    let world = World::new("later").await;
+    let defguard = &world.defguard;
+    let renamed = defguard.add_person(NewPerson::named("later-old"));
+    let left = defguard.add_person(NewPerson::named("later-left"));
+    let reused = defguard.add_person(NewPerson::named("later-reused"));
+    defguard.add_person(NewPerson::named("later-Name"));
+    let address = json!([{ "medium": "email", "address": "later-sharer@example.com" }]);
+    world.synapse.put_account("later-holder", &json!({ "threepids": address })).await;
+    world.run(&["sync"]).await.ends_with(0);
+    defguard.rename(renamed, "later-new");
+    defguard.set_active(left, false);
+    defguard.delete(reused);
+    defguard.add_person(NewPerson::named("later-reused"));
+    defguard.add_person(NewPerson::named("later-name").email("other@example.com"));
+    defguard.add_person(NewPerson::named("later-sharer"));
+    for (name, person) in [
+        ("renamed", "later-new"),
+        ("disabled_with_an_account", "later-left"),
+        ("username_used_again", "later-reused"),
+        ("twin_of_somebody_linked", "later-name"),
+        ("address_of_somebody_else", "later-sharer"),
+        ("gone", &format!("#{reused}")),
+    ] {
+        let shown = world.run(&["explain", person]).await.ends_with(0);
+        assert_snapshot!(name, world.steady(&shown.out));
+    }
+}
+
+#[tokio::test]
 async fn a_person_is_found_by_username_number_and_mxid() {
     let world = World::new("find").await;
     let id = world.defguard.add_person(NewPerson::named("find-me"));

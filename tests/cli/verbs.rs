@@ -27,6 +27,7 @@ async fn a_sync_lists_each_new_account_on_one_line_and_what_needs_attention_belo
     let gone = world.defguard.add_person(NewPerson::named("many-gone"));
     world.defguard.set_active(gone, false);
     let shown = world.run(&["sync"]).await.ends_with(0);
+    assert_eq!(shown.err, "", "there is no bar where no terminal is");
     assert_eq!(shown.out.lines().filter(|line| line.contains("account created")).count(), 30);
     assert!(shown.out.lines().all(|line| line.trim_end() == line), "{shown:?}");
     let below = shown.out.split_once("Needs somebody's attention").unwrap().1;
