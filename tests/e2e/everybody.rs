@@ -52,9 +52,9 @@ async fn all_recorded_people_get_accounts_or_a_reason_and_one_changed_person_cos
     assert_eq!(ground.proxy.writes().len(), 1);
 
     // People move between the pages while they are read, in every reading: nobody is created, no login moves.
-    let mover = ground.defguard.id_of("user010");
-    ground.defguard.rename(ground.defguard.id_of("user020"), "renamed020");
+    ground.defguard.rename(ground.defguard.id_of("user030"), "renamed030");
     for reading in 0..8 {
+        let mover = ground.defguard.id_of(&format!("user01{reading}"));
         ground.defguard.faults().after_page(1, move |state| {
             state.update(mover, |row| row.last_name = format!("Moved{reading}")).unwrap();
         });

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     ground::{Account, Ground, State, account_at, accounts_of, check_journal, of, set},
     support::{
-        proxy::{any, on},
+        proxy::{Held, Seen, any, on},
         synapse::{self as server, Synapse, user_path},
     },
 };
@@ -237,6 +237,29 @@ pub async fn several(tasks: Vec<Check<'_>>) {
     futures_util::stream::iter(tasks).for_each_concurrent(6, |task| task).await;
 }
 
+/// Synapse changes addresses by taking off first and adding then, and can end in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_which_only_a_part_took_effect_is_finished_and_told_whole() {
+    let ground = Ground::new("half").await;
+    let id = ground.add("alice");
+    ground.sync().await;
+    let before = accounts_of(&ground).await;
+    ground.set_email(id, &ground.email("other"));
+    let writes = || on(Method::PUT, "/v2/users/").nth(1);
+    let (synapse, localpart) = (ground.synapse, ground.n("alice"));
+    ground.proxy.before(writes(), move || {
+        let localpart = localpart.clone();
+        async move {
+            assert_eq!(synapse.put_account(&localpart, &json!({"threepids": []})).await.status, 200);
+        }
+    });
+    ground.proxy.cut_before(writes());
+    ground.sync().await;
+    assert_eq!(ground.account("alice").await.emails, set([ground.email("other")]));
+    check_journal(&ground, &ground.journal()[1..], &before).await;
+    ground.nothing_to_do().await;
+}
+
 // ---- Synapse that is down, or lets us in no more ----
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,13 +275,18 @@ async fn a_synapse_that_is_down_before_or_during_a_run_loses_nothing() {
     let ended = ground.program(&["sync"]).await.with_code(5);
     assert!(ended.err.contains("Synapse") && ended.err.contains('→'), "{}", ended.err);
     synapse.start_again().await.unwrap();
-    // Down in the middle of it, with the third write just done.
+    // Down in the middle of it, with three writes done and others on their way.
     ground.proxy.clear();
-    let mut held = ground.proxy.hold_after(any().target("/v2/users/").body("{").nth(3));
+    let writes = || any().target("/v2/users/").body("{");
+    let held: Vec<_> = (4..=20).map(|nth| ground.proxy.hold_before(writes().nth(nth))).collect();
     let sync = ground.start(&["sync", "--json"]);
-    held.reached().await;
+    let three_are_done = |seen: &[Seen]| {
+        let writes = seen.iter().filter(|seen| seen.is_write());
+        writes.clone().filter(|seen| seen.status.is_some()).count() == 3 && writes.count() > 3
+    };
+    ground.proxy.wait_until(three_are_done).await;
     synapse.stop();
-    held.release();
+    held.iter().for_each(Held::release);
     let ended = sync.ended().await;
     assert!(matches!(ended.code, Some(3 | 5)), "{ended:?}");
     ground.proxy.remove_all();
