@@ -116,7 +116,8 @@ impl Ground {
         let (table, key) = key.split_once('.').unwrap();
         let mut lines: Vec<String> = self.config.lines().map(str::to_owned).collect();
         let start = lines.iter().position(|line| *line == format!("[{table}]")).unwrap() + 1;
-        let end = lines[start..].iter().position(|line| line.starts_with('[')).map_or(lines.len(), |n| start + n);
+        let end =
+            lines[start..].iter().position(|line| line.starts_with('[')).map_or(lines.len(), |n| start + n);
         let line = format!("{key} = {value}");
         match lines[start..end].iter().position(|old| old.starts_with(&format!("{key} ="))) {
             Some(at) => lines[start + at] = line,
@@ -343,13 +344,23 @@ impl Ground {
 
     /// The writes since the proxy was last cleared, as `PUT alice keys`.
     pub fn writes(&self) -> Vec<String> {
-        self.proxy.writes().iter().map(line).map(|line| line.replace(&format!("{}.", self.name), "")).collect()
+        self.proxy
+            .writes()
+            .iter()
+            .map(line)
+            .map(|line| line.replace(&format!("{}.", self.name), ""))
+            .collect()
     }
 
     /// The bodies of the writes to an account.
     pub fn bodies(&self, who: &str) -> Vec<Value> {
         let mxid = self.mxid(who);
-        self.proxy.writes().into_iter().filter(|seen| seen.target().ends_with(&mxid)).map(|seen| seen.body).collect()
+        self.proxy
+            .writes()
+            .into_iter()
+            .filter(|seen| seen.target().ends_with(&mxid))
+            .map(|seen| seen.body)
+            .collect()
     }
 }
 
@@ -387,7 +398,9 @@ pub async fn account_at(synapse: &Synapse, localpart: &str) -> Option<Account> {
         phones: pids("msisdn"),
         ids: list("external_ids")
             .iter()
-            .map(|id| format!("{}:{}", id["auth_provider"].as_str().unwrap(), id["external_id"].as_str().unwrap()))
+            .map(|id| {
+                format!("{}:{}", id["auth_provider"].as_str().unwrap(), id["external_id"].as_str().unwrap())
+            })
             .collect(),
     })
 }

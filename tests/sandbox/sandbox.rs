@@ -28,7 +28,7 @@ use defguard_synapse_sync::{
 };
 use serde_json::json;
 use support::{
-    defguard::{ADMIN_PASSWORD, StandIn},
+    defguard::{ADMIN_PASSWORD, NewPerson, StandIn},
     proxy::Proxy,
     synapse::{self, Synapse, defguard_provider, user_path},
 };
@@ -98,6 +98,7 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
         return Ok(());
     }
 
+    make_trouble(&defguard, &synapse).await;
     advise(&file, &defguard, &synapse);
     let daemon =
         Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0);
@@ -189,14 +190,23 @@ async fn look_into_synapse(synapse: &Synapse, report: &RunReport) -> anyhow::Res
     Ok(created)
 }
 
+/// Two people who would get the same MXID, and one whose name somebody registered before them.
+async fn make_trouble(defguard: &StandIn, synapse: &Synapse) {
+    defguard.add_person(NewPerson::named("sam.east").name("Sam", "East").email("sam@east.example"));
+    defguard.add_person(NewPerson::named("sam.west").name("Sam", "West").email("sam@west.example"));
+    synapse.register_user("casey", false).await;
+    defguard.add_person(NewPerson::named("casey").name("Casey", "Jones").email("casey@example.com"));
+}
+
 fn advise(file: &Path, defguard: &StandIn, synapse: &Synapse) {
     let program = format!("cargo run -q -- --config {}", file.display());
     let cookie = defguard.session_for("admin", true);
     let person = format!("{}api/v1/user/user005", defguard.url());
     println!(
         "\nThe daemon is up and syncs every 15 seconds; Ctrl-C ends it. In another terminal:\n\n\
-         Why is somebody as they are? A healthy person, and one who shares a name with somebody:\n  \
-         {program} explain user005\n  {program} explain UpperCase20\n\n\
+         Why is somebody as they are? A healthy person, two who want one name, and one whose name was taken before:\n  \
+         {program} explain user005\n  {program} explain sam.east\n  {program} explain casey\n\n\
+         The name was theirs all along:\n  {program} link casey @casey:sandbox.test\n\n\
          Change a person in Defguard, then watch the next run, or do not wait for it:\n  \
          curl -s -H 'Cookie: {cookie}' {person} \\\n    \
          | python3 -c 'import json,sys; u=json.load(sys.stdin)[\"user\"]; u[\"username\"]=\"renamed005\"; print(json.dumps(u))' \\\n    \
@@ -204,7 +214,7 @@ fn advise(file: &Path, defguard: &StandIn, synapse: &Synapse) {
          {program} sync renamed005\n  {program} explain renamed005\n\n\
          How are things, what was done, is all well?\n  {program} status\n  {program} journal\n  {program} check\n\n\
          Look into Synapse yourself:\n  \
-         curl -s -H 'Authorization: Bearer {}' {}/_synapse/admin/v2/users?limit=3\n",
+         curl -s -H 'Authorization: Bearer {}' '{}/_synapse/admin/v2/users?limit=3'\n",
         synapse.admin_token(),
         synapse.url(),
     );
