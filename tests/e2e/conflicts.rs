@@ -51,7 +51,10 @@ async fn strangers(name: &str, on_conflict: &str) -> (Ground, [i64; 3]) {
         }
         let mut body = Ground::body(&ids, &[ground.email(emails)]);
         body["displayname"] = json!("Was here");
-        body["threepids"].as_array_mut().unwrap().push(json!({"medium": "msisdn", "address": phone(&ground, who)}));
+        body["threepids"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"medium": "msisdn", "address": phone(&ground, who)}));
         ground.put(who, body).await;
     }
     let people = ["same", "other", "claimed"].map(|who| ground.add(who));
@@ -84,7 +87,10 @@ async fn an_account_with_the_same_address_is_adopted_with_all_that_it_has_and_an
     let account = ground.account("same").await;
     let github = format!("oidc-github:{}", ground.n("same"));
     assert_eq!(account.ids, set([github, ground.login("same"), ground.marker(same)]));
-    assert_eq!((account.emails, account.phones), (set([ground.email("same")]), set([phone(&ground, "same")])));
+    assert_eq!(
+        (account.emails, account.phones),
+        (set([ground.email("same")]), set([phone(&ground, "same")]))
+    );
     // "on-change" has nothing to compare with yet.
     assert_eq!(account.name.as_deref(), Some("Was here"));
     for (id, who, why) in [(other, "other", "e-mail"), (claimed, "claimed", "another login")] {
@@ -148,13 +154,9 @@ async fn admins_bots_bridges_and_our_own_account_are_never_adopted() {
         )
         .await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    let people = [
-        ("admin", "server admin"),
-        ("bot", "bot"),
-        ("locked", "locked"),
-        ("deactivated", "deactivated"),
-    ]
-    .map(|(who, why)| (ground.add(who), ground.mxid(who), why));
+    let people =
+        [("admin", "server admin"), ("bot", "bot"), ("locked", "locked"), ("deactivated", "deactivated")]
+            .map(|(who, why)| (ground.add(who), ground.mxid(who), why));
     let bridged = ground.defguard.add_person(ground.new_person("b").email("bridged@example.com"));
     let own = ground.defguard.add_person(ground.new_person("own").email("admin@elsewhere.example.com"));
     let fine = ground.add("fine");
@@ -291,7 +293,8 @@ async fn an_address_on_a_strangers_account_stays_there() {
 async fn people_without_a_usable_name_fail_alone() {
     let ground = Ground::new("unmappable").await;
     let nobody = ground.defguard.add_person(ground.new_person("nobody").email(""));
-    let digits = ground.defguard.add_person(ground.new_person("digits").email("12345@unmappable.example.com"));
+    let digits =
+        ground.defguard.add_person(ground.new_person("digits").email("12345@unmappable.example.com"));
     let long = format!("{}@example.com", "x".repeat(250));
     let long = ground.defguard.add_person(ground.new_person("long").email(&long));
     let fine = ground.add("fine");

@@ -23,7 +23,12 @@ async fn prepared(name: &str) -> (Ground, [i64; 4]) {
 }
 
 /// With this fault the program ends with exit code 5, says these words, and writes nothing; without it all is done.
-async fn nothing_happens(name: &str, fault: impl FnOnce(&mut Ground), mend: impl FnOnce(&mut Ground), words: &[&str]) {
+async fn nothing_happens(
+    name: &str,
+    fault: impl FnOnce(&mut Ground),
+    mend: impl FnOnce(&mut Ground),
+    words: &[&str],
+) {
     let (mut ground, _) = prepared(name).await;
     let before = accounts_of(&ground).await;
     fault(&mut ground);
@@ -129,7 +134,12 @@ async fn a_defguard_that_gives_no_list_changes_nothing_and_says_why() {
             |ground| ground.defguard.time().advance(Duration::from_secs(301)),
             &["429", "locked", "five minutes"],
         )),
-        Box::pin(nothing_happens("ratelimit", listed(Fault::rate_limited(300)), as_before, &["429", "300 s"])),
+        Box::pin(nothing_happens(
+            "ratelimit",
+            listed(Fault::rate_limited(300)),
+            as_before,
+            &["429", "300 s"],
+        )),
         Box::pin(nothing_happens("cut", listed(Fault::cut()), as_before, &["Defguard", "connection"])),
         Box::pin(nothing_happens("cutbody", listed(Fault::cut_body()), as_before, &["Defguard"])),
         Box::pin(nothing_happens("truncated", listed(Fault::truncate()), as_before, &["Defguard"])),
@@ -176,10 +186,18 @@ async fn an_incomplete_list_creates_nobody_and_moves_no_login() {
         body["data"].as_array_mut().unwrap().pop();
     });
     several(vec![
-        Box::pin(only_harmless_things_happen("wrongtotal", Fault::wrong_total(17), &["17 people were announced"])),
+        Box::pin(only_harmless_things_happen(
+            "wrongtotal",
+            Fault::wrong_total(17),
+            &["17 people were announced"],
+        )),
         Box::pin(only_harmless_things_happen("twice", twice.on("/api/v1/user"), &["listed twice"])),
         Box::pin(only_harmless_things_happen("fewer", fewer.on("/api/v1/user"), &["announced"])),
-        Box::pin(only_harmless_things_happen("malformed", malformed.on("/api/v1/user"), &["could not be read"])),
+        Box::pin(only_harmless_things_happen(
+            "malformed",
+            malformed.on("/api/v1/user"),
+            &["could not be read"],
+        )),
     ])
     .await;
 }

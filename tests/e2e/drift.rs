@@ -14,7 +14,12 @@ async fn a_full_pass_repairs_what_was_changed_by_hand() {
     let right = accounts_of(&ground).await;
     let foreign = |who: &str| format!("oidc-github:{}", ground.n(who));
     ground.put("mail", json!({"threepids": [{"medium": "email", "address": ground.email("private")}]})).await;
-    ground.put("subject", Ground::body(&[ground.marker(id("subject")), foreign("subject")], &[ground.email("subject")])).await;
+    ground
+        .put(
+            "subject",
+            Ground::body(&[ground.marker(id("subject")), foreign("subject")], &[ground.email("subject")]),
+        )
+        .await;
     ground.put("marker", Ground::body(&[ground.login("marker")], &[ground.email("marker")])).await;
     ground.put("all", json!({"displayname": "x", "external_ids": [], "threepids": []})).await;
     ground.put("name", json!({"displayname": "Own choice"})).await;

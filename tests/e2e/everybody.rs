@@ -6,7 +6,10 @@ use serde_json::Value;
 use crate::{
     conflicts::open,
     ground::{Ground, State, account_at, conflicts, of},
-    support::{defguard::Fault, synapse::{Options, Synapse}},
+    support::{
+        defguard::Fault,
+        synapse::{Options, Synapse},
+    },
 };
 
 const PEOPLE: usize = 335;
@@ -35,7 +38,8 @@ async fn all_recorded_people_get_accounts_or_a_reason_and_one_changed_person_cos
     }
     let created = created.count();
     for person in report.people.iter().filter(|person| person.done.is_empty()) {
-        let explained = !person.conflicts.is_empty() || !person.notes.is_empty() || person.state == State::Disabled;
+        let explained =
+            !person.conflicts.is_empty() || !person.notes.is_empty() || person.state == State::Disabled;
         assert!(explained, "{person:?}");
     }
     assert!(created > 300, "{created}");

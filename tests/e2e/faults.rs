@@ -23,7 +23,7 @@ fn stranger_before_our_write(ground: &Ground, who: &str) {
     let target = user_path(&ground.mxid(who));
     let target = percent_encoding::percent_decode_str(&target).decode_utf8().unwrap().into_owned();
     ground.proxy.before(on(Method::PUT, &target).nth(1), move || {
-        let mut body = Ground::body(&[id.clone()], &[email.clone()]);
+        let mut body = Ground::body(std::slice::from_ref(&id), std::slice::from_ref(&email));
         body["displayname"] = json!("Stranger");
         let localpart = localpart.clone();
         async move {
@@ -120,7 +120,11 @@ async fn cut(name: String, after: bool, nth: usize, mode: &str) {
     let (before, lines) = (accounts_of(&ground).await, ground.journal().len());
     change(&ground, &ids);
     let writes = any().target("/v2/users/").body("{").nth(nth);
-    if after { ground.proxy.cut_after(writes) } else { ground.proxy.cut_before(writes) };
+    if after {
+        ground.proxy.cut_after(writes)
+    } else {
+        ground.proxy.cut_before(writes)
+    };
     let report = ground.run(defguard_synapse_sync::reconcile::Pass::Frequent).await;
     ground.proxy.remove_all();
     if report.exit_code() != 0 {
@@ -311,7 +315,8 @@ async fn a_token_that_is_revoked_in_the_middle_of_a_run_ends_it_and_is_explained
     });
     let ended = ground.program(&["sync"]).await.with_code(5);
     assert!(ended.err.contains("401") && ended.err.contains("token"), "{}", ended.err);
-    let made = |accounts: BTreeMap<String, Account>| accounts.values().filter(|it| !it.ids.is_empty()).count();
+    let made =
+        |accounts: BTreeMap<String, Account>| accounts.values().filter(|it| !it.ids.is_empty()).count();
     assert_eq!(made(accounts_of(&ground).await), 2);
     ground.proxy.remove_all();
     ground.program(&["sync"]).await.with_code(5);
@@ -330,7 +335,8 @@ async fn a_token_that_is_revoked_in_the_middle_of_a_run_ends_it_and_is_explained
 async fn a_request_that_synapse_refuses_concerns_this_person_only() {
     let ground = Ground::new("refuses").await;
     let (bad, good) = (ground.add("bad"), ground.add("good"));
-    let answer = json!({"errcode": "M_EXCLUSIVE", "error": "This user ID is reserved by an application service."});
+    let answer =
+        json!({"errcode": "M_EXCLUSIVE", "error": "This user ID is reserved by an application service."});
     ground.proxy.answer(on(Method::PUT, &ground.mxid("bad")), 400, answer);
     let report = ground.run(defguard_synapse_sync::reconcile::Pass::Frequent).await;
     assert_eq!(report.exit_code(), 3);

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use defguard_synapse_sync::{
@@ -13,7 +13,7 @@ use defguard_synapse_sync::{
     domain::{Change, DefguardId, Entry},
     engine::{Engine, PersonReport, RunReport, RunRequest},
     ports::{Clock as _, JournalFilter},
-    reconcile::{ByHand, Pass},
+    reconcile::Pass,
 };
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use crate::{
     support::{
         defguard::{ADMIN_PASSWORD, NewPerson, StandIn},
         proxy::{Proxy, Seen},
-        synapse::{self, Synapse, User},
+        synapse::{self, Synapse},
     },
 };
 
@@ -116,7 +116,8 @@ impl Ground {
         let (table, key) = key.split_once('.').unwrap();
         let mut lines: Vec<String> = self.config.lines().map(str::to_owned).collect();
         let start = lines.iter().position(|line| *line == format!("[{table}]")).unwrap() + 1;
-        let end = lines[start..].iter().position(|line| line.starts_with('[')).map_or(lines.len(), |n| start + n);
+        let end =
+            lines[start..].iter().position(|line| line.starts_with('[')).map_or(lines.len(), |n| start + n);
         let line = format!("{key} = {value}");
         match lines[start..end].iter().position(|old| old.starts_with(&format!("{key} ="))) {
             Some(at) => lines[start + at] = line,
@@ -249,10 +250,6 @@ impl Ground {
         })
     }
 
-    pub async fn register(&self, who: &str) -> User {
-        self.synapse.register_user(&self.n(who), false).await
-    }
-
     // ---- the service in this process ----
 
     pub fn settings(&self) -> Settings {
@@ -325,10 +322,6 @@ impl Ground {
         self.engine().store().journal(&JournalFilter::default()).unwrap()
     }
 
-    pub async fn by_hand(&self, wish: &ByHand) -> defguard_synapse_sync::engine::HandDone {
-        self.engine().by_hand(wish, true).await.unwrap()
-    }
-
     // ---- the program ----
 
     pub fn start(&self, arguments: &[&str]) -> Process {
@@ -343,13 +336,23 @@ impl Ground {
 
     /// The writes since the proxy was last cleared, as `PUT alice keys`.
     pub fn writes(&self) -> Vec<String> {
-        self.proxy.writes().iter().map(line).map(|line| line.replace(&format!("{}.", self.name), "")).collect()
+        self.proxy
+            .writes()
+            .iter()
+            .map(line)
+            .map(|line| line.replace(&format!("{}.", self.name), ""))
+            .collect()
     }
 
     /// The bodies of the writes to an account.
     pub fn bodies(&self, who: &str) -> Vec<Value> {
         let mxid = self.mxid(who);
-        self.proxy.writes().into_iter().filter(|seen| seen.target().ends_with(&mxid)).map(|seen| seen.body).collect()
+        self.proxy
+            .writes()
+            .into_iter()
+            .filter(|seen| seen.target().ends_with(&mxid))
+            .map(|seen| seen.body)
+            .collect()
     }
 }
 
@@ -387,7 +390,9 @@ pub async fn account_at(synapse: &Synapse, localpart: &str) -> Option<Account> {
         phones: pids("msisdn"),
         ids: list("external_ids")
             .iter()
-            .map(|id| format!("{}:{}", id["auth_provider"].as_str().unwrap(), id["external_id"].as_str().unwrap()))
+            .map(|id| {
+                format!("{}:{}", id["auth_provider"].as_str().unwrap(), id["external_id"].as_str().unwrap())
+            })
             .collect(),
     })
 }
@@ -462,9 +467,4 @@ pub async fn accounts_of(ground: &Ground) -> BTreeMap<String, Account> {
         }
     }
     accounts
-}
-
-/// Whether a path is there.
-pub fn exists(path: &Path) -> bool {
-    path.exists()
 }

@@ -122,11 +122,8 @@ async fn killed_at_random_points_and_again_while_it_recovers_the_next_run_ends_r
     let mut random = StdRng::seed_from_u64(20_261_123);
     let stories = (0..10)
         .map(|story| {
-            let mut point = |most| Point {
-                nth: random.random_range(1..=most),
-                writes: false,
-                after: random.random(),
-            };
+            let mut point =
+                |most| Point { nth: random.random_range(1..=most), writes: false, after: random.random() };
             let points = vec![point(requests - 2), point(requests / 2), point(requests / 2)];
             let create = if random.random() { "one-request" } else { "empty-first" };
             let how = How { create, concurrency: if random.random() { 1 } else { 4 }, ..ONE_BY_ONE };
