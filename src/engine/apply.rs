@@ -249,10 +249,10 @@ impl Engine {
             let mut unknown = Vec::new();
             for entry in &intent.pending {
                 match self.homeserver.get(&entry.mxid).await {
-                    Lookup::Found(account) if took_effect(entry, &account, &seen.rules.instance) => {
-                        journal.push(entry.clone());
+                    Lookup::Found(account) => {
+                        journal.extend(took_effect(entry, &account, &seen.rules.instance));
                     }
-                    Lookup::Found(_) | Lookup::Absent => {}
+                    Lookup::Absent => {}
                     Lookup::Unknown(failure) if failure.class == FailureClass::Unauthorised => {
                         return Err(failure);
                     }

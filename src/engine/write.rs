@@ -275,9 +275,9 @@ impl Writer<'_> {
         if self.intent.pending.is_empty() {
             return Ok(Vec::new());
         }
-        let mut done = std::mem::take(&mut self.intent.pending);
-        done.retain(|entry| entry.mxid == account.summary.mxid && took_effect(entry, account, self.instance));
-        self.keep(done)
+        let pending = std::mem::take(&mut self.intent.pending);
+        let here = pending.iter().filter(|entry| entry.mxid == account.summary.mxid);
+        self.keep(here.filter_map(|entry| took_effect(entry, account, self.instance)).collect())
     }
 
     /// The account as it is now; never one that is marked as somebody else's.
@@ -330,15 +330,38 @@ impl Writer<'_> {
     }
 }
 
-/// Whether a journal line that was pending when the program ended took effect, as the account shows.
-pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance) -> bool {
-    match &entry.change {
-        Change::Created => account.owner(instance) == Some(entry.id) || is_half_made(account, entry.at),
-        Change::DisplayName { after, .. } => account.summary.display_name == *after,
-        Change::Emails { before, after } => shows(&emails(&account.threepids), before, after),
-        Change::ExternalIds { before, after } => shows(&account.external_ids, before, after),
-        Change::Adopted | Change::Relinked | Change::Linked | Change::Unlinked => false,
-    }
+/// What a journal line that was pending when the program ended did change, as the account shows; `None` if nothing.
+pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance) -> Option<Entry> {
+    let change = match &entry.change {
+        Change::Emails { before, after } => Change::Emails {
+            before: before.clone(),
+            after: brought_about(&emails(&account.threepids), before, after)?,
+        },
+        whole => {
+            let done = match whole {
+                Change::Created => {
+                    account.owner(instance) == Some(entry.id) || is_half_made(account, entry.at)
+                }
+                Change::DisplayName { after, .. } => account.summary.display_name == *after,
+                Change::ExternalIds { before, after } => shows(&account.external_ids, before, after),
+                _ => false,
+            };
+            done.then(|| whole.clone())?
+        }
+    };
+    Some(Entry { change, ..entry.clone() })
+}
+
+/// How far a list went from `before` to `after`. Synapse takes addresses off one by one before it adds one, and can end
+/// in between (`facts/synapse.md` sections 1 and 3).
+fn brought_about<T: Ord + Clone>(
+    now: &BTreeSet<T>,
+    before: &BTreeSet<T>,
+    after: &BTreeSet<T>,
+) -> Option<BTreeSet<T>> {
+    let gone = &(before - after) - now;
+    let added = &(after - before) & now;
+    (!gone.is_empty() || !added.is_empty()).then(|| &(before - &gone) | &added)
 }
 
 /// Whether a list went from `before` to `after`, whatever else others have done to it since.

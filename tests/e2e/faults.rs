@@ -23,7 +23,7 @@ fn stranger_before_our_write(ground: &Ground, who: &str) {
     let target = user_path(&ground.mxid(who));
     let target = percent_encoding::percent_decode_str(&target).decode_utf8().unwrap().into_owned();
     ground.proxy.before(on(Method::PUT, &target).nth(1), move || {
-        let mut body = Ground::body(&[id.clone()], &[email.clone()]);
+        let mut body = Ground::body(std::slice::from_ref(&id), std::slice::from_ref(&email));
         body["displayname"] = json!("Stranger");
         let localpart = localpart.clone();
         async move {

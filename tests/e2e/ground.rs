@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use defguard_synapse_sync::{
@@ -13,7 +13,7 @@ use defguard_synapse_sync::{
     domain::{Change, DefguardId, Entry},
     engine::{Engine, PersonReport, RunReport, RunRequest},
     ports::{Clock as _, JournalFilter},
-    reconcile::{ByHand, Pass},
+    reconcile::Pass,
 };
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use crate::{
     support::{
         defguard::{ADMIN_PASSWORD, NewPerson, StandIn},
         proxy::{Proxy, Seen},
-        synapse::{self, Synapse, User},
+        synapse::{self, Synapse},
     },
 };
 
@@ -250,10 +250,6 @@ impl Ground {
         })
     }
 
-    pub async fn register(&self, who: &str) -> User {
-        self.synapse.register_user(&self.n(who), false).await
-    }
-
     // ---- the service in this process ----
 
     pub fn settings(&self) -> Settings {
@@ -324,10 +320,6 @@ impl Ground {
 
     pub fn journal(&self) -> Vec<Entry> {
         self.engine().store().journal(&JournalFilter::default()).unwrap()
-    }
-
-    pub async fn by_hand(&self, wish: &ByHand) -> defguard_synapse_sync::engine::HandDone {
-        self.engine().by_hand(wish, true).await.unwrap()
     }
 
     // ---- the program ----
@@ -475,9 +467,4 @@ pub async fn accounts_of(ground: &Ground) -> BTreeMap<String, Account> {
         }
     }
     accounts
-}
-
-/// Whether a path is there.
-pub fn exists(path: &Path) -> bool {
-    path.exists()
 }

@@ -228,11 +228,7 @@ async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     assert_eq!(ground.writes(), [""; 0]);
     assert_eq!(ground.find_account("alice").await, None);
     let ended = ground.program(&["sync", "--dry-run"]).await.with_code(0);
-    let planned = ended
-        .out
-        .lines()
-        .any(|line| line.contains(&ground.mxid("alice")) && line.contains("create the account"));
-    assert!(planned, "{}", ended.out);
+    assert!(ended.out.contains(&ground.mxid("alice")) && ended.out.contains("create"), "{}", ended.out);
     assert_eq!(ground.writes(), [""; 0]);
     assert!(ground.journal().is_empty());
 }
