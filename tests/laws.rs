@@ -473,6 +473,20 @@ proptest! {
     }
 
     #[test]
+    fn a_frequent_run_right_after_a_calm_one_asks_nothing(story in story(false)) {
+        now(async {
+            let world = World::new();
+            for round in &story.rounds {
+                play(&world, &story.policies, round).await;
+            }
+            play(&world, &story.policies, &Round::quiet(Pass::Frequent)).await;
+            world.state().single.clear();
+            world.calm(&story.policies, Pass::Frequent).await;
+            assert_eq!(world.state().single, Vec::<String>::new());
+        });
+    }
+
+    #[test]
     fn after_any_faults_it_converges_and_then_asks_nothing(story in story(true)) {
         now(async {
             let world = World::new();

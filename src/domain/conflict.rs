@@ -6,6 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{DefguardId, MappedField, Mxid};
 
+/// Several people who share something that only one can have. A wrong template can make it everybody, and everybody has
+/// a conflict of their own that tells of it, so that only some are named.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Twins {
+    /// The first of them, by id.
+    pub named: Vec<DefguardId>,
+    /// How many they are.
+    pub count: usize,
+}
+
+impl Twins {
+    /// How many are named.
+    pub const MOST_NAMED: usize = 20;
+
+    /// Names the first of `people`, which are in the order of their ids.
+    pub fn of(people: &[DefguardId]) -> Self {
+        Self { named: people.iter().copied().take(Self::MOST_NAMED).collect(), count: people.len() }
+    }
+}
+
+impl fmt::Display for Twins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self.named.iter().map(|id| format!("#{id}")).collect::<Vec<_>>().join(", ");
+        f.write_str(&named)?;
+        match self.count.saturating_sub(self.named.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
 /// Something that stands in the way and that only a person can solve. Nothing is written because of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -21,8 +52,8 @@ pub enum Conflict {
     LocalpartTwins {
         /// The account that none of them gets.
         mxid: Mxid,
-        /// All of them.
-        people: Vec<DefguardId>,
+        /// Who they are.
+        people: Twins,
     },
     /// The localpart is taken by an account that is not this person's.
     LocalpartTaken {
@@ -35,8 +66,8 @@ pub enum Conflict {
     },
     /// Several people have one subject.
     SubjectTwins {
-        /// All of them.
-        people: Vec<DefguardId>,
+        /// Who they are.
+        people: Twins,
     },
     /// An account that we did not make already opens for this person's login: they logged in before.
     LoggedInBefore {
@@ -66,8 +97,8 @@ pub enum Conflict {
     },
     /// Several people have one e-mail address.
     EmailTwins {
-        /// All of them.
-        people: Vec<DefguardId>,
+        /// Who they are.
+        people: Twins,
     },
     /// The linked account is not among the accounts of the homeserver.
     Vanished {
@@ -105,16 +136,22 @@ impl Conflict {
         }
     }
 
-    /// The people other than the one concerned on whom the conflict depends.
+    /// The people whom the conflict names.
     pub fn others(&self) -> Vec<DefguardId> {
         match self {
             Self::LocalpartTwins { people, .. }
             | Self::SubjectTwins { people }
-            | Self::EmailTwins { people } => people.clone(),
-            Self::LocalpartTaken { owner: Some(owner), .. }
-            | Self::EmailTaken { owner: Some(owner), .. }
-            | Self::UsernameReused { owner, .. } => vec![*owner],
-            _ => Vec::new(),
+            | Self::EmailTwins { people } => people.named.clone(),
+            _ => self.owner().into_iter().collect(),
+        }
+    }
+
+    /// The person whose account is in the way.
+    pub fn owner(&self) -> Option<DefguardId> {
+        match self {
+            Self::LocalpartTaken { owner, .. } | Self::EmailTaken { owner, .. } => *owner,
+            Self::UsernameReused { owner, .. } => Some(*owner),
+            _ => None,
         }
     }
 
@@ -193,15 +230,13 @@ impl Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |people: &[DefguardId]| people.iter().map(|id| format!("#{id}")).collect::<Vec<_>>().join(", ");
         let because = |why: &Option<String>| why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
         match self {
             Self::Unmappable { field, why } => {
                 write!(f, "{} gives nothing usable: {why}", field.template_key())
             }
             Self::LocalpartTwins { mxid, people } => {
-                write!(f, "{} people would all become {mxid}: {}", people.len(), list(people))
+                write!(f, "{} people would all become {mxid}: {people}", people.count)
             }
             Self::LocalpartTaken { mxid, owner: Some(owner), .. } => {
                 write!(f, "{mxid} already belongs to #{owner}")
@@ -210,7 +245,7 @@ impl fmt::Display for Conflict {
                 write!(f, "{mxid} already exists and is not known to be theirs{}", because(not_adopted))
             }
             Self::SubjectTwins { people } => {
-                write!(f, "several people have the same login subject: {}", list(people))
+                write!(f, "{} people have the same login subject: {people}", people.count)
             }
             Self::LoggedInBefore { mxid, not_adopted } => {
                 write!(f, "their login already opens {mxid}, which was not made here{}", because(not_adopted))
@@ -231,7 +266,7 @@ impl fmt::Display for Conflict {
                 write!(f, "their e-mail address is on {mxid}, which is not theirs")
             }
             Self::EmailTwins { people } => {
-                write!(f, "several people have the same e-mail address: {}", list(people))
+                write!(f, "{} people have the same e-mail address: {people}", people.count)
             }
             Self::Vanished { mxid } => write!(f, "their account {mxid} is not on the homeserver any more"),
             Self::Deactivated { mxid } => {

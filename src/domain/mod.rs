@@ -14,7 +14,7 @@ mod person;
 mod policy;
 
 pub use account::{Account, AccountPatch, AccountSummary, Field, ThreePid};
-pub use conflict::{Conflict, Standoff};
+pub use conflict::{Conflict, Standoff, Twins};
 pub use email::{Email, EmailProblem};
 pub use failure::{Failure, FailureClass, Lookup, Peer};
 pub use ids::{

@@ -1,6 +1,6 @@
 //! Who gets which account, and what has to change for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     draft::{Draft, assemble},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     Account, Applied, Change, Conflict, DefguardId, ExternalId, FieldPolicy, Link, Localpart, Mapped,
-    MappedField, Mxid, OnConflict, Person, Subject,
+    MappedField, Mxid, OnConflict, Person, Subject, Twins,
 };
 
 /// Decides what is to be done, or asks for what it does not know yet. The same scene always gives the same decision.
@@ -22,7 +22,7 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
     for (id, person) in scene.people {
         let Some(mapped) = scene.mapped.get(id) else { continue };
         let link = scene.links.get(id);
-        let draft = if let Some(standing) = view.not_wanted(person) {
+        let draft = if let Some(standing) = not_wanted(&view, person) {
             standing
         } else if scene.postponed.contains(id) {
             Draft::idle(person, link, State::Postponed)
@@ -47,18 +47,30 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
         };
         drafts.insert(*id, draft);
     }
-    let mut given = BTreeSet::new();
+    let mut given = Given::new(&view, &drafts);
     for (person, mapped) in open {
-        let newcomer = Newcomer { view: &view, person, mapped, drafts: &drafts };
-        let draft = newcomer
-            .draft(&mut given)
+        let draft = Newcomer { view: &view, person, mapped }
+            .draft(&given)
             .and_then(|draft| without_an_account(&view, draft, mapped))
             .unwrap_or_else(|stop| stopped(person, None, stop));
+        given.add(&draft);
         drafts.insert(person.id, draft);
     }
-    let plan = assemble(&view, drafts);
-    let questions = view.into_questions();
-    if questions.is_empty() { Decision::Plan(plan) } else { Decision::Ask(questions) }
+    let plan = if view.has_questions() { None } else { assemble(&view, drafts) };
+    plan.map_or_else(|| Decision::Ask(view.into_questions()), Decision::Plan)
+}
+
+/// The draft of a person whom the sync does not concern.
+fn not_wanted(view: &View<'_>, person: &Person) -> Option<Draft> {
+    let link = view.scene.links.get(&person.id);
+    let draft = if let Some(why) = view.scene.rules.scope.leaves_out(person) {
+        Draft::idle(person, link, State::OutOfScope).note(Note::OutOfScope { why: why.to_string() })
+    } else if person.is_active {
+        return None;
+    } else {
+        Draft::idle(person, link, State::Disabled)
+    };
+    Some(if link.is_none() { draft.note(Note::NoAccount) } else { draft })
 }
 
 fn stopped(person: &Person, link: Option<&Link>, stop: Stop) -> Draft {
@@ -330,7 +342,7 @@ impl Unlinked<'_> {
                 Ok(None)
             }
             _ if let Some(people) = subject.and_then(|subject| self.view.subject_twins(subject)) => {
-                Ok(Some(idle.conflict(Conflict::SubjectTwins { people: people.clone() })))
+                Ok(Some(idle.conflict(Conflict::SubjectTwins { people })))
             }
             Some(owner) => Ok(Some(idle.conflict(Conflict::UsernameReused { mxid, owner }))),
             None => match self.view.adoption(account, self.mapped, subject) {
@@ -389,17 +401,41 @@ pub(super) fn take(
     Ok(draft)
 }
 
+/// Who gets which account by this decision, and who cannot all get the same.
+struct Given<'a> {
+    accounts: BTreeMap<Mxid, DefguardId>,
+    /// The localparts that several people without an account would get.
+    twins: BTreeMap<&'a Localpart, Twins>,
+}
+
+impl<'a> Given<'a> {
+    fn new(view: &View<'a>, drafts: &BTreeMap<DefguardId, Draft>) -> Self {
+        let without = |id: &DefguardId| drafts.get(id).is_none_or(|draft| draft.link.is_none());
+        let twins = view.claimants().filter_map(|(localpart, people)| {
+            let people: Vec<DefguardId> = people.iter().copied().filter(without).collect();
+            (people.len() > 1).then(|| (localpart, Twins::of(&people)))
+        });
+        let mut given = Self { accounts: BTreeMap::new(), twins: twins.collect() };
+        drafts.values().for_each(|draft| given.add(draft));
+        given
+    }
+
+    fn add(&mut self, draft: &Draft) {
+        if let (Some(_), Some(mxid)) = (&draft.link, &draft.mxid) {
+            self.accounts.insert(mxid.clone(), draft.id);
+        }
+    }
+}
+
 /// A person to whom no account is tied: they get the one that the templates name.
 struct Newcomer<'a> {
     view: &'a View<'a>,
     person: &'a Person,
     mapped: &'a Mapped,
-    /// The drafts of those who have an account.
-    drafts: &'a BTreeMap<DefguardId, Draft>,
 }
 
 impl Newcomer<'_> {
-    fn draft(&self, given: &mut BTreeSet<Mxid>) -> Result<Draft, Stop> {
+    fn draft(&self, given: &Given<'_>) -> Result<Draft, Stop> {
         let idle = Draft::idle(self.person, None, State::Conflict);
         let rules = self.view.scene.rules;
         let localpart = match &self.mapped.localpart {
@@ -411,18 +447,15 @@ impl Newcomer<'_> {
         };
         let mxid = Mxid::new(localpart, &rules.server);
         let suffix = rules.on_conflict == OnConflict::Suffix;
-        let twins = self.twins(localpart);
-        if !twins.is_empty() && !suffix {
-            let people =
-                twins.into_iter().chain([self.person.id]).collect::<BTreeSet<_>>().into_iter().collect();
-            return Ok(idle.conflict(Conflict::LocalpartTwins { mxid, people }));
+        if let Some(people) = given.twins.get(localpart).filter(|_| !suffix) {
+            return Ok(idle.conflict(Conflict::LocalpartTwins { mxid, people: people.clone() }));
         }
-        if !self.view.is_taken(&mxid) && !given.contains(&mxid) {
-            return self.create(mxid, given);
+        if !self.view.is_taken(&mxid) && !given.accounts.contains_key(&mxid) {
+            return self.create(mxid);
         }
         if suffix {
-            return match self.view.free_with_suffix(localpart, given) {
-                Some(mxid) => self.create(mxid, given),
+            return match self.view.free_with_suffix(localpart, |mxid| given.accounts.contains_key(mxid)) {
+                Some(mxid) => self.create(mxid),
                 None => Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None })),
             };
         }
@@ -430,9 +463,7 @@ impl Newcomer<'_> {
             // Only another spelling of the localpart exists; Synapse refuses this one as well.
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner: None, not_adopted: None }));
         };
-        let given_now =
-            self.drafts.values().find(|draft| draft.link.is_some() && draft.mxid.as_ref() == Some(&mxid));
-        let owner = self.view.owner(account).or_else(|| given_now.map(|draft| draft.id));
+        let owner = self.view.owner(account).or_else(|| given.accounts.get(&mxid).copied());
         if owner.is_some() {
             return Ok(idle.conflict(Conflict::LocalpartTaken { mxid, owner, not_adopted: None }));
         }
@@ -442,16 +473,7 @@ impl Newcomer<'_> {
         }
     }
 
-    /// The others without an account who would get the same localpart.
-    fn twins(&self, localpart: &Localpart) -> Vec<DefguardId> {
-        let mut twins = self.view.claimants(localpart);
-        twins.retain(|id| {
-            *id != self.person.id && self.drafts.get(id).is_none_or(|draft| draft.link.is_none())
-        });
-        twins
-    }
-
-    fn create(&self, mxid: Mxid, given: &mut BTreeSet<Mxid>) -> Result<Draft, Stop> {
+    fn create(&self, mxid: Mxid) -> Result<Draft, Stop> {
         let rules = self.view.scene.rules;
         let idle = Draft::idle(self.person, None, State::Conflict);
         let subject = match &self.mapped.subject {
@@ -499,10 +521,9 @@ impl Newcomer<'_> {
             id: self.person.id,
             username: self.person.username.clone(),
             subject: Some(subject.clone()),
-            mxid: mxid.clone(),
+            mxid,
             applied,
         });
-        given.insert(mxid);
         Ok(draft)
     }
 }

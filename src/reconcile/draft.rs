@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     plan::{Group, Note, PersonPlan, Plan, State, Step},
+    scene::Scene,
     transfer::{Hands, Things, Turn, sequence},
     view::{Stop, View},
 };
@@ -98,12 +99,15 @@ impl Draft {
     }
 }
 
-/// Puts the drafts together into a plan.
-pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Plan {
+/// Puts the drafts together into a plan; `None` if something has to be found out first.
+pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Option<Plan> {
     hold_back(view, &mut drafts);
     hand_over(&mut drafts);
     correct_links(view, &mut drafts);
     let intents = finish_intents(view, &mut drafts);
+    if view.has_questions() {
+        return None;
+    }
     let mut plan = Plan { groups: groups(view, &drafts), ..Plan::default() };
     let key_of: BTreeMap<DefguardId, DefguardId> =
         plan.groups.iter().flat_map(|group| group.people.iter().map(|id| (*id, group.key))).collect();
@@ -111,6 +115,13 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
         .into_iter()
         .map(|(intent, people)| (intent, people.iter().filter_map(|id| key_of.get(id).copied()).collect()))
         .collect();
+    // The next run compares with the links as this one leaves them.
+    let mut links = view.scene.links.clone();
+    for (id, link) in plan.groups.iter().flat_map(|group| &group.links) {
+        links.extend(link.clone().map(|link| (*id, link)));
+    }
+    let scene = Scene { links: &links, ..*view.scene };
+    let after = View::new(&scene);
     for (id, draft) in drafts {
         if !view.scene.people.contains_key(&id) {
             continue;
@@ -121,7 +132,7 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
             state => state,
         };
         let fingerprint =
-            if draft.conflicts.is_empty() { String::new() } else { view.fingerprint(id, &draft.conflicts) };
+            if draft.conflicts.is_empty() { String::new() } else { after.fingerprint(id, &draft.conflicts) };
         plan.people.insert(
             id,
             PersonPlan {
@@ -134,7 +145,7 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
             },
         );
     }
-    plan
+    Some(plan)
 }
 
 /// Whoever takes something from a person that cannot be dealt with now waits for them.

@@ -8,14 +8,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{
-    draft::Draft,
-    plan::{Note, State},
-    scene::{Pass, Question, Scene},
-};
+use super::scene::{Pass, Question, Scene};
 use crate::domain::{
-    Account, Conflict, DefguardId, Email, ExternalId, Failure, FieldPolicy, Localpart, Lookup, Mapped, Mxid,
-    OnConflict, Person, Subject,
+    Account, Conflict, DefguardId, Email, ExternalId, Failure, FieldPolicy, Link, Localpart, Lookup, Mapped,
+    Mxid, OnConflict, Subject, Twins,
 };
 
 /// Synapse gives up after so many suffixes at a login (`SsoHandler._MAP_USERNAME_RETRIES`).
@@ -41,14 +37,28 @@ pub(super) enum Claim {
     Blocked(Conflict),
 }
 
+/// The people who share a value, in the order of their ids.
+#[derive(Default)]
+struct Sharers {
+    people: Vec<DefguardId>,
+    /// Stands for all of them in the fingerprint of each.
+    digest: String,
+}
+
+impl Sharers {
+    fn twins(&self) -> Option<Twins> {
+        (self.people.len() > 1).then(|| Twins::of(&self.people))
+    }
+}
+
 pub(super) struct View<'a> {
     pub(super) scene: &'a Scene<'a>,
     owners: BTreeMap<&'a Mxid, DefguardId>,
     /// Lower-cased, since Synapse registers no localpart that differs from another in case only.
     taken: BTreeSet<String>,
-    localparts: BTreeMap<&'a Localpart, Vec<DefguardId>>,
-    subjects: BTreeMap<&'a Subject, Vec<DefguardId>>,
-    emails: BTreeMap<&'a Email, Vec<DefguardId>>,
+    localparts: BTreeMap<&'a Localpart, Sharers>,
+    subjects: BTreeMap<&'a Subject, Sharers>,
+    emails: BTreeMap<&'a Email, Sharers>,
     questions: RefCell<BTreeSet<Question>>,
 }
 
@@ -68,16 +78,25 @@ impl<'a> View<'a> {
                 continue;
             }
             if let Ok(subject) = &mapped.subject {
-                view.subjects.entry(subject).or_default().push(*id);
+                view.subjects.entry(subject).or_default().people.push(*id);
             }
             if let Ok(Some(email)) = &mapped.email {
-                view.emails.entry(email).or_default().push(*id);
+                view.emails.entry(email).or_default().people.push(*id);
             }
             if let Ok(localpart) = &mapped.localpart
                 && !scene.links.contains_key(id)
             {
-                view.localparts.entry(localpart).or_default().push(*id);
+                view.localparts.entry(localpart).or_default().people.push(*id);
             }
+        }
+        let all =
+            view.localparts.values_mut().chain(view.subjects.values_mut()).chain(view.emails.values_mut());
+        for sharers in all.filter(|sharers| sharers.people.len() > 1) {
+            let mut text = String::new();
+            for id in &sharers.people {
+                let _ = write!(text, "{id} {}\n", link_text(scene.links.get(id)));
+            }
+            sharers.digest = digest(&text);
         }
         view
     }
@@ -86,26 +105,18 @@ impl<'a> View<'a> {
         self.questions.into_inner()
     }
 
+    /// Whether something has to be found out before anything can be said.
+    pub(super) fn has_questions(&self) -> bool {
+        !self.questions.borrow().is_empty()
+    }
+
     fn ask(&self, question: Question) -> Stop {
         self.questions.borrow_mut().insert(question);
         Stop::Pending
     }
 
-    /// The draft of a person whom the sync does not concern.
-    pub(super) fn not_wanted(&self, person: &Person) -> Option<Draft> {
-        let link = self.scene.links.get(&person.id);
-        let draft = if let Some(why) = self.scene.rules.scope.leaves_out(person) {
-            Draft::idle(person, link, State::OutOfScope).note(Note::OutOfScope { why: why.to_string() })
-        } else if person.is_active {
-            return None;
-        } else {
-            Draft::idle(person, link, State::Disabled)
-        };
-        Some(if link.is_none() { draft.note(Note::NoAccount) } else { draft })
-    }
-
     /// Whether the person is there, active and in scope.
-    fn is_wanted(&self, id: DefguardId) -> bool {
+    pub(super) fn is_wanted(&self, id: DefguardId) -> bool {
         self.scene
             .people
             .get(&id)
@@ -180,8 +191,8 @@ impl<'a> View<'a> {
     }
 
     /// The people who share a login subject, if there are several.
-    pub(super) fn subject_twins(&self, subject: &Subject) -> Option<&Vec<DefguardId>> {
-        self.subjects.get(subject).filter(|people| people.len() > 1)
+    pub(super) fn subject_twins(&self, subject: &Subject) -> Option<Twins> {
+        self.subjects.get(subject).and_then(Sharers::twins)
     }
 
     /// Whether a login subject can be put on the account of `id`.
@@ -189,15 +200,13 @@ impl<'a> View<'a> {
         let login = ExternalId::login(&self.scene.rules.auth_provider, subject);
         let twins = self.subject_twins(subject);
         let Some(account) = self.holder(&login)? else {
-            return Ok(twins.map_or(Claim::Free, |people| {
-                Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })
-            }));
+            return Ok(twins.map_or(Claim::Free, |people| Claim::Blocked(Conflict::SubjectTwins { people })));
         };
         let mxid = account.summary.mxid.clone();
         match self.owner(account) {
             Some(owner) if owner == id => Ok(Claim::Free),
             Some(owner) => match twins {
-                Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people: people.clone() })),
+                Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people })),
                 None if self.gives_up_subject(owner, account, subject) => self.from(owner),
                 None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
             },
@@ -212,14 +221,14 @@ impl<'a> View<'a> {
         own: Option<&Mxid>,
         email: &Email,
     ) -> Result<Claim, Stop> {
-        let twins = self.emails.get(email).filter(|people| people.len() > 1);
+        let twins = self.emails.get(email).and_then(Sharers::twins);
         let mxid = match self.scene.answers.emails.get(email) {
             None => return Err(self.ask(Question::Email(email.clone()))),
             Some(Lookup::Unknown(failure)) => return Err(Stop::Failed(Box::new(failure.clone()))),
             Some(Lookup::Absent) => {
-                return Ok(twins.map_or(Claim::Free, |people| {
-                    Claim::Blocked(Conflict::EmailTwins { people: people.clone() })
-                }));
+                return Ok(
+                    twins.map_or(Claim::Free, |people| Claim::Blocked(Conflict::EmailTwins { people }))
+                );
             }
             Some(Lookup::Found(mxid)) if own == Some(mxid) => return Ok(Claim::Free),
             Some(Lookup::Found(mxid)) => mxid,
@@ -229,7 +238,7 @@ impl<'a> View<'a> {
         match (owner, account) {
             (Some(owner), _) if owner == id => Ok(Claim::Free),
             (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
-                Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people: people.clone() })),
+                Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people })),
                 None => self.from(owner),
             },
             (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
@@ -321,17 +330,21 @@ impl<'a> View<'a> {
     }
 
     /// The first free MXID with a number behind the localpart, as Synapse counts at a login.
-    pub(super) fn free_with_suffix(&self, localpart: &Localpart, given: &BTreeSet<Mxid>) -> Option<Mxid> {
+    pub(super) fn free_with_suffix(
+        &self,
+        localpart: &Localpart,
+        is_given: impl Fn(&Mxid) -> bool,
+    ) -> Option<Mxid> {
         let server = &self.scene.rules.server;
         (1..MOST_SUFFIXES)
             .map_while(|n| Localpart::new(&format!("{localpart}{n}"), server).ok())
             .map(|localpart| Mxid::new(&localpart, server))
-            .find(|mxid| !self.is_taken(mxid) && !given.contains(mxid))
+            .find(|mxid| !self.is_taken(mxid) && !is_given(mxid))
     }
 
-    /// The people without a link who map to a localpart.
-    pub(super) fn claimants(&self, localpart: &Localpart) -> Vec<DefguardId> {
-        self.localparts.get(localpart).cloned().unwrap_or_default()
+    /// The localparts with the people without a link who map to them.
+    pub(super) fn claimants(&self) -> impl Iterator<Item = (&'a Localpart, &[DefguardId])> {
+        self.localparts.iter().map(|(localpart, sharers)| (*localpart, sharers.people.as_slice()))
     }
 
     /// The conflicts that were found before, if nothing on which they rest has changed since.
@@ -347,33 +360,26 @@ impl<'a> View<'a> {
     /// A digest of all that is known without a request and on which a finding about `id` rests.
     pub(super) fn fingerprint(&self, id: DefguardId, conflicts: &[Conflict]) -> String {
         let mut text = format!("{:?} {:?}", self.scene.rules.on_conflict, self.scene.rules.email);
-        let concerned = conflicts.iter().flat_map(Conflict::others).chain([id]).collect::<BTreeSet<_>>();
+        let concerned = conflicts.iter().filter_map(Conflict::owner).chain([id]).collect::<BTreeSet<_>>();
         for other in concerned {
             let _ = write!(text, "\n{other} {}", self.is_wanted(other));
             if let Some(mapped) = self.mapped(other) {
                 let email = mapped.email.as_ref().map(|email| email.as_ref().map(Email::as_str));
                 let _ = write!(text, " {:?} {:?} {email:?}", mapped.subject, mapped.localpart);
             }
-            if let Some(link) = self.scene.links.get(&other) {
-                let _ = write!(
-                    text,
-                    " {} {:?} {:?}",
-                    link.mxid,
-                    link.subject,
-                    link.applied.email.as_ref().map(Email::as_str)
-                );
-            }
+            let _ = write!(text, " {}", link_text(self.scene.links.get(&other)));
         }
         if let Some(mapped) = self.mapped(id) {
             let localpart = mapped.localpart.as_ref().ok();
             let email = mapped.email.as_ref().ok().and_then(Option::as_ref);
-            let _ = write!(
-                text,
-                "\n{:?} {:?} {:?}",
-                localpart.map(|localpart| self.claimants(localpart)),
+            let sharers = [
+                localpart.and_then(|localpart| self.localparts.get(localpart)),
                 mapped.subject.as_ref().ok().and_then(|subject| self.subjects.get(subject)),
                 email.and_then(|email| self.emails.get(email)),
-            );
+            ];
+            for digest in sharers.map(|sharers| sharers.map_or("", |sharers| &sharers.digest)) {
+                let _ = write!(text, "\n{digest}");
+            }
             let named = localpart.map(|localpart| Mxid::new(localpart, &self.scene.rules.server));
             for mxid in named.iter().chain(conflicts.iter().filter_map(Conflict::mxid)) {
                 let summary = self.scene.accounts.get(mxid).map(|account| {
@@ -382,9 +388,18 @@ impl<'a> View<'a> {
                 let _ = write!(text, "\n{mxid} {summary:?} {:?}", self.linked_to(mxid));
             }
         }
-        Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        digest(&text)
     }
+}
+
+fn link_text(link: Option<&Link>) -> String {
+    let Some(link) = link else { return String::new() };
+    format!("{} {:?} {:?}", link.mxid, link.subject, link.applied.email.as_ref().map(Email::as_str))
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
