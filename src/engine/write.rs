@@ -88,11 +88,14 @@ impl Writer<'_> {
         let mut sent = false;
         loop {
             tried += 1;
-            // What the list did not show may be there by now.
-            let there = match self.homeserver.get(mxid).await {
-                Lookup::Found(account) => Some(account),
-                Lookup::Absent => None,
-                Lookup::Unknown(failure) => return Err(failure.into()),
+            let there = match self.look(mxid, &full).await {
+                Ok(there) => there,
+                Err(undone) => {
+                    if !sent {
+                        self.disown(id)?;
+                    }
+                    return Err(undone);
+                }
             };
             let attempt = match there {
                 None => {
@@ -124,6 +127,16 @@ impl Writer<'_> {
         Ok(self.keep(vec![entry]))
     }
 
+    /// What is at `mxid` now, which the list may not have shown. The last thing before the account is made.
+    async fn look(&self, mxid: &Mxid, full: &AccountPatch) -> Result<Option<Account>, Undone> {
+        self.are_free(mxid, full.threepids.iter().flatten()).await?;
+        match self.homeserver.get(mxid).await {
+            Lookup::Found(account) => Ok(Some(account)),
+            Lookup::Absent => Ok(None),
+            Lookup::Unknown(failure) => Err(failure.into()),
+        }
+    }
+
     /// Makes an account that is not there, and never takes over one that turns up at that moment. `again`: a request of
     /// ours without an answer went before, and can take effect at any time.
     async fn make(
@@ -133,7 +146,6 @@ impl Writer<'_> {
         full: &AccountPatch,
         again: bool,
     ) -> Result<(), Undone> {
-        self.are_free(mxid, full.threepids.iter().flatten()).await?;
         if self.empty_first || again {
             if self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
                 return self.fill(mxid, full).await;
