@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
-    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest},
+    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
 };
@@ -32,6 +32,9 @@ pub enum Command {
         wish: ByHand,
         /// Whether to do it; otherwise it is only shown.
         confirmed: bool,
+        /// The steps that were shown before it was confirmed; it is refused if others are due by now.
+        #[serde(default)]
+        shown: Option<Vec<StepText>>,
     },
     /// How things are.
     Status,
@@ -135,10 +138,12 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
             Err(failure) => Answer::Failed(failure),
         },
-        Command::ByHand { wish, confirmed } => match engine.by_hand(wish, *confirmed).await {
-            Ok(done) => Answer::ByHand(Box::new(done)),
-            Err(failure) => Answer::Failed(failure),
-        },
+        Command::ByHand { wish, confirmed, shown } => {
+            match engine.by_hand(wish, *confirmed, shown.as_deref()).await {
+                Ok(done) => Answer::ByHand(Box::new(done)),
+                Err(failure) => Answer::Failed(failure),
+            }
+        }
         Command::Status => match status(engine) {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(failure) => Answer::Failed(failure),

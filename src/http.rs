@@ -70,7 +70,8 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The pause that the server asks for in `Retry-After`, whole seconds.
+    /// The pause that the server asks for in `Retry-After`, whole seconds. The other form, a date, is not read: neither
+    /// server sends it, and it rests on two clocks; then the pause is ours.
     pub fn retry_after(&self) -> Option<Duration> {
         self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
     }
@@ -134,7 +135,8 @@ impl Http {
     }
 
     /// Runs a try again as long as it fails in a way that may pass (`Transient`, `RateLimited`), a few times. Only
-    /// for requests that do no harm when they are done twice.
+    /// for requests that do no harm when they are done twice. Whoever calls this does not repeat it once more: the pauses
+    /// of one request can take minutes already.
     pub async fn repeated<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,

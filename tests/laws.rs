@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    domain::{Account, Change, DefguardId, FieldPolicy, Mxid, OnConflict, ThreePid},
+    domain::{Account, Change, CreateMode, DefguardId, FieldPolicy, Mxid, OnConflict, ThreePid},
     engine::{RunReport, RunRequest},
     reconcile::{Pass, State as Word},
 };
@@ -116,12 +116,14 @@ fn policies() -> impl Strategy<Value = Policies> {
     };
     let on_conflict =
         select(vec![OnConflict::Report, OnConflict::AdoptIfSameEmail, OnConflict::Adopt, OnConflict::Suffix]);
-    (on_conflict, field(), field(), any::<bool>(), select(vec![1_usize, 8])).prop_map(
-        |(on_conflict, display_name, email, open_registration, concurrency)| Policies {
+    let create = select(vec![CreateMode::Auto, CreateMode::OneRequest]);
+    (on_conflict, field(), field(), any::<bool>(), create, select(vec![1_usize, 8])).prop_map(
+        |(on_conflict, display_name, email, open_registration, create, concurrency)| Policies {
             on_conflict,
             display_name,
             email,
             open_registration,
+            create,
             concurrency,
         },
     )
@@ -574,8 +576,7 @@ proptest! {
         at in 4_usize..40,
     ) {
         now(async {
-            // Where anybody can register, accounts are made with an empty request first.
-            let policies = Policies { open_registration: true, on_conflict: OnConflict::Report, ..story.policies };
+            let policies = Policies { create: CreateMode::Auto, on_conflict: OnConflict::Report, ..story.policies };
             let world = World::new();
             for round in &story.rounds {
                 let hand_made = Event::HandMade { localpart: localpart.clone(), email: None, kind: Kind::Plain };

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    domain::{Change, Conflict, DefguardId, OnConflict},
+    domain::{Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, Peer},
     engine::{RunReport, RunRequest},
-    reconcile::{Pass, State as Word},
+    reconcile::{ByHand, Pass, State as Word},
 };
 use support::world::{Event, Extra, Fault, Kind, LISTING, Policies, World, login_id, marker, mxid};
 
@@ -62,19 +62,20 @@ fn opens(world: &World, subject: &str) -> Option<String> {
     world.state().opens(subject).map(|mxid| mxid.localpart().to_owned())
 }
 
-/// Accounts are made with an empty request first.
-const EMPTY_FIRST: Policies = Policies {
+/// One after the other.
+const IN_TURN: Policies = Policies {
     on_conflict: OnConflict::Report,
     display_name: defguard_synapse_sync::domain::FieldPolicy::OnChange,
     email: defguard_synapse_sync::domain::FieldPolicy::Enforce,
-    open_registration: true,
+    open_registration: false,
+    create: CreateMode::Auto,
     concurrency: 1,
 };
 
 #[test]
 fn an_account_that_turns_up_at_any_moment_of_a_run_is_never_linked() {
     now(async {
-        for policies in [EMPTY_FIRST, Policies { open_registration: false, ..EMPTY_FIRST }] {
+        for policies in [IN_TURN, Policies { create: CreateMode::OneRequest, ..IN_TURN }] {
             for at in 1..20 {
                 // What takes our ids off again fails once as well.
                 for cut in [None, Some(at + 1), Some(at + 2), Some(at + 3)] {
@@ -111,12 +112,12 @@ fn an_account_made_by_hand_after_a_refused_creation_is_not_taken_for_ours() {
         for fault in [Fault::Refused, Fault::Unauthorised, Fault::CrashBefore] {
             for at in 4..16 {
                 let world = world(&[joins("ann")]);
-                faulty(&world, &EMPTY_FIRST, &[(at, fault.clone())]).await;
+                faulty(&world, &IN_TURN, &[(at, fault.clone())]).await;
                 if world.state().accounts.contains_key(&mxid("ann")) {
                     continue;
                 }
                 happen(&world, &[hand_made("ann")]);
-                let report = world.calm(&EMPTY_FIRST, Pass::Frequent).await;
+                let report = world.calm(&IN_TURN, Pass::Frequent).await;
                 assert_eq!(report.people[0].state, Word::Conflict, "{fault:?} at {at}");
                 assert!(world.state().accounts[&mxid("ann")].external_ids.is_empty());
             }
@@ -131,10 +132,10 @@ fn a_creation_cut_short_twice_is_finished_with_its_name_and_told_once() {
         for first in 4..20 {
             for second in 1..24 {
                 let world = world(&[joins("ann"), Event::NewName(DefguardId(1), "Ann Smith".to_owned())]);
-                let one = faulty(&world, &EMPTY_FIRST, &[(first, Fault::CrashAfter)]).await;
-                let two = faulty(&world, &EMPTY_FIRST, &[(second, Fault::CrashBefore)]).await;
+                let one = faulty(&world, &IN_TURN, &[(first, Fault::CrashAfter)]).await;
+                let two = faulty(&world, &IN_TURN, &[(second, Fault::CrashBefore)]).await;
                 finished += usize::from(one.is_none() && two.is_none());
-                world.calm(&EMPTY_FIRST, Pass::Frequent).await;
+                world.calm(&IN_TURN, Pass::Frequent).await;
                 let state = world.state();
                 let account = &state.accounts[&mxid("ann")];
                 assert_eq!(account.summary.display_name.as_deref(), Some("Ann Smith"), "{first}, {second}");
@@ -159,9 +160,10 @@ fn a_write_whose_reply_was_lost_is_in_the_journal() {
             let world = world(&[joins("ann")]);
             world.calm(&policies, Pass::Frequent).await;
             happen(&world, &[renamed(1, "anna")]);
+            let before = world.state().writes.len();
             faulty(&world, &policies, &[(at, Fault::ReplyLost)]).await;
             let state = world.state();
-            let writes = state.writes.iter().filter(|write| {
+            let writes = state.writes[before..].iter().filter(|write| {
                 write
                     .before
                     .as_ref()
@@ -335,5 +337,296 @@ fn nothing_of_others_is_lost_when_a_renamed_person_swaps_back() {
         assert_eq!(state.accounts[&mxid("ann")].external_ids.len(), 3);
         assert_eq!(state.accounts[&mxid("ann")].threepids.len(), 2);
         assert_eq!(state.accounts[&mxid("bob")].threepids.len(), 2);
+    });
+}
+
+fn link(person: &str, localpart: &str) -> ByHand {
+    ByHand::Link { person: person.to_owned(), mxid: mxid(localpart).as_str().to_owned() }
+}
+
+/// Ann logged in before there was a sync, and an admin made another account for her.
+fn two_accounts() -> World {
+    let ann = Event::Joins { username: "ann".to_owned(), email: String::new() };
+    world(&[hand_made("wanted"), ann, Event::LogsIn(DefguardId(1))])
+}
+
+#[test]
+fn a_link_by_hand_that_is_cut_short_is_finished_by_the_next_sync() {
+    now(async {
+        for cut in ["ann", "wanted"] {
+            let world = two_accounts();
+            let engine = world.engine(&IN_TURN);
+            world.state().unreachable = Some(mxid(cut));
+            engine.by_hand(&link("ann", "wanted"), true, None).await.unwrap_err();
+            world.state().unreachable = None;
+            world.state().backoff.clear();
+            if cut == "ann" {
+                // Nothing was done: her login is still on the first account, which only a person can settle.
+                let done = engine.by_hand(&link("ann", "wanted"), true, None).await.unwrap();
+                assert_eq!(done.refused, None);
+            }
+            world.calm(&IN_TURN, Pass::Frequent).await;
+            let report = world.calm(&IN_TURN, Pass::Frequent).await;
+            assert_eq!(report.people[0].state, Word::InStep, "{cut}");
+            assert_eq!(opens(&world, "ann").as_deref(), Some("wanted"), "{cut}");
+            assert!(world.state().intents.is_empty(), "{cut}");
+        }
+    });
+}
+
+#[test]
+fn a_link_by_hand_that_ends_at_any_moment_leaves_no_login_that_opens_the_wrong_account() {
+    now(async {
+        for at in 1..40 {
+            for renamed_meanwhile in [false, true] {
+                let world = two_accounts();
+                let probe = world
+                    .by_hand(&IN_TURN, &link("ann", "wanted"), BTreeMap::from([(at, Fault::CrashAfter)]))
+                    .await;
+                let begun = world.state().links.contains_key(&DefguardId(1));
+                // Somebody tries the name, so Synapse has in its cache what it opened at that moment.
+                happen(&world, &[Event::TriesName("ann".to_owned())]);
+                if renamed_meanwhile {
+                    happen(&world, &[renamed(1, "anna")]);
+                }
+                for pass in [Pass::Frequent, Pass::Full] {
+                    world.calm(&IN_TURN, pass).await;
+                }
+                let subject = if renamed_meanwhile { "anna" } else { "ann" };
+                let login_moved =
+                    begun && !world.state().accounts[&mxid("ann")].external_ids.contains(&login_id("ann"));
+                if login_moved {
+                    assert_eq!(opens(&world, subject).as_deref(), Some("wanted"), "at {at}");
+                    assert!(world.state().intents.is_empty(), "at {at}");
+                }
+                if login_moved && renamed_meanwhile {
+                    assert_eq!(opens(&world, "ann"), None, "at {at}");
+                }
+                if probe {
+                    assert!(login_moved, "at {at}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_change_by_hand_does_only_what_was_shown() {
+    now(async {
+        let world = two_accounts();
+        let engine = world.engine(&IN_TURN);
+        let shown = engine.by_hand(&link("ann", "wanted"), false, None).await.unwrap();
+        assert!(!shown.steps.is_empty());
+        happen(&world, &[renamed(1, "anna")]);
+        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps)).await.unwrap();
+        assert!(done.refused.is_some() && done.done.is_none());
+        assert!(world.state().links.is_empty());
+        let shown = engine.by_hand(&link("#1", "wanted"), false, None).await.unwrap();
+        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps)).await.unwrap();
+        assert_eq!(done.refused, None);
+    });
+}
+
+#[test]
+fn a_creation_that_comes_through_late_is_not_taken_for_a_strangers() {
+    now(async {
+        for create in [CreateMode::Auto, CreateMode::OneRequest] {
+            let policies = Policies { create, ..IN_TURN };
+            let world = world(&[joins("ann")]);
+            world.state().slow = true;
+            let report = world.calm(&policies, Pass::Frequent).await;
+            assert_eq!(report.exit_code(), 0, "{create:?}");
+            assert_eq!(world.state().links.len(), 1, "{create:?}");
+            assert_eq!(opens(&world, "ann").as_deref(), Some("ann"), "{create:?}");
+        }
+    });
+}
+
+#[test]
+fn whoever_logs_in_at_any_moment_of_a_run_still_can_after_it() {
+    now(async {
+        let start = world(&[joins("ann")]);
+        let probe = start.fork();
+        probe.calm(&IN_TURN, Pass::Frequent).await;
+        for at in 1..=probe.calls() {
+            let world = start.fork();
+            faulty(&world, &IN_TURN, &[(at, Fault::Happens(Event::LogsIn(DefguardId(1))))]).await;
+            world.state().cache.clear();
+            assert!(opens(&world, "ann").is_some(), "at {at}");
+        }
+    });
+}
+
+#[test]
+fn an_address_that_somebody_got_since_the_look_up_is_not_moved_without_a_word() {
+    now(async {
+        let taken = || Event::HandMade {
+            localpart: "shop".to_owned(),
+            email: Some("new@x.org".to_owned()),
+            kind: Kind::Plain,
+        };
+        let newcomer = world(&[joins("ann"), Event::NewEmail(DefguardId(1), "new@x.org".to_owned())]);
+        let changed = world(&[joins("ann")]);
+        changed.calm(&IN_TURN, Pass::Frequent).await;
+        happen(&changed, &[Event::NewEmail(DefguardId(1), "new@x.org".to_owned())]);
+        for start in [newcomer, changed] {
+            let probe = start.fork();
+            probe.calm(&IN_TURN, Pass::Frequent).await;
+            let mut robbing = Vec::new();
+            for at in 4..=probe.calls() {
+                let world = start.fork();
+                let before = world.state().writes.len();
+                faulty(&world, &IN_TURN, &[(at, Fault::Happens(taken()))]).await;
+                if world.state().writes[before..].iter().any(|write| write.robbed.is_some()) {
+                    robbing.push(at);
+                }
+            }
+            // Between the last look and the write itself, a line is written to the store; nothing closes that moment.
+            assert!(robbing.len() <= 2, "calls {robbing:?} of {}", probe.calls());
+        }
+    });
+}
+
+#[test]
+fn the_look_ups_of_a_run_end_when_the_program_is_asked_to_end() {
+    now(async {
+        let world = world(&[]);
+        for n in 0..50 {
+            happen(&world, &[joins(&format!("p{n}"))]);
+        }
+        let engine = world.engine(&IN_TURN);
+        let everybody = RunRequest::everybody(Pass::Frequent);
+        let run = engine.run(&everybody, &());
+        let end = async {
+            while world.state().single.len() < 5 {
+                tokio::task::yield_now().await;
+            }
+            engine.stop().cancel();
+        };
+        let (report, ()) = tokio::join!(run, end);
+        assert!(report.interrupted);
+        assert_eq!(report.exit_code(), 3);
+        assert!(world.state().single.len() < 20, "{}", world.state().single.len());
+        assert!(world.state().writes.is_empty());
+    });
+}
+
+#[test]
+fn somebody_who_is_put_off_after_a_failure_still_counts_as_failed() {
+    now(async {
+        let start = world(&[joins("ann")]);
+        let mut put_off = 0;
+        for at in 4..16 {
+            let world = start.fork();
+            let Some(report) = faulty(&world, &IN_TURN, &[(at, Fault::Refused)]).await else { continue };
+            if report.exit_code() != 3 || world.state().backoff.is_empty() {
+                continue;
+            }
+            // The next run comes half a day later.
+            world.state().now -= TimeDelta::hours(12);
+            let report = world.calm(&IN_TURN, Pass::Frequent).await;
+            assert_eq!(report.people[0].state, Word::Postponed);
+            assert_eq!(report.exit_code(), 3);
+            put_off += 1;
+        }
+        assert!(put_off > 1, "{put_off}");
+    });
+}
+
+#[test]
+fn nobody_is_put_off_because_our_credentials_do_not_work() {
+    now(async {
+        let start = world(&[joins("ann"), joins("bob")]);
+        let probe = start.fork();
+        probe.calm(&IN_TURN, Pass::Frequent).await;
+        for at in 4..=probe.calls() {
+            let world = start.fork();
+            let Some(report) = faulty(&world, &IN_TURN, &[(at, Fault::Unauthorised)]).await else { continue };
+            assert!(world.state().backoff.is_empty(), "at {at}");
+            if let Some(failure) = report.failure {
+                assert_eq!(failure.class, FailureClass::Unauthorised, "at {at}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_transfer_that_has_begun_is_gone_on_with_after_a_minute_at_the_latest() {
+    now(async {
+        let policies = IN_TURN;
+        let world = world(&[joins("ann"), joins("bob")]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[Event::NamesGoRound([1, 2].map(DefguardId).to_vec())]);
+        let last = Failure::new(Peer::Synapse, FailureClass::Transient, "a call", "a test");
+        {
+            // They failed often before this.
+            let mut state = world.state();
+            let before = Backoff { failures: 12, until: state.now, since: state.now, last };
+            state.backoff.extend([1, 2].map(|id| (DefguardId(id), before.clone())));
+        }
+        // The first write is done, then Synapse goes away for the other account.
+        world.state().unreachable = Some(mxid("bob"));
+        faulty(&world, &policies, &[]).await;
+        let state = world.state();
+        assert!(!state.intents.is_empty());
+        for backoff in state.backoff.values() {
+            assert_eq!(backoff.until - state.now, TimeDelta::minutes(1));
+        }
+    });
+}
+
+#[test]
+fn refusals_about_single_people_do_not_end_a_run() {
+    now(async {
+        let start = world(&[]);
+        for n in 0..30 {
+            happen(&start, &[joins(&format!("p{n}"))]);
+        }
+        let faults: Vec<(usize, Fault)> = (5..17).map(|at| (at, Fault::Refused)).collect();
+        let report = faulty(&start, &IN_TURN, &faults).await.unwrap();
+        assert_eq!(report.failure, None);
+        assert!(start.state().links.len() > 15);
+        // Without a clear answer the server counts as unusable.
+        let faults: Vec<(usize, Fault)> = (5..17).map(|at| (at, Fault::RateLimited)).collect();
+        let report = faulty(&start, &IN_TURN, &faults).await.unwrap();
+        assert!(report.failure.is_some());
+    });
+}
+
+#[test]
+fn an_account_that_was_changed_since_its_adoption_was_decided_is_decided_on_again() {
+    now(async {
+        let policies = Policies { on_conflict: OnConflict::Adopt, ..IN_TURN };
+        let start = world(&[joins("ann"), hand_made("ann")]);
+        let probe = start.fork();
+        probe.calm(&policies, Pass::Frequent).await;
+        assert_eq!(probe.state().links.len(), 1);
+        let mut too_late = Vec::new();
+        for at in 4..=probe.calls() {
+            let world = start.fork();
+            faulty(&world, &policies, &[(at, Fault::Happens(Event::Locked("ann".to_owned(), true)))]).await;
+            let state = world.state();
+            let locked_then = |write: &&support::world::Write| {
+                write.before.as_ref().is_some_and(|account| account.summary.locked)
+            };
+            if state.writes.iter().any(|write| locked_then(&write)) {
+                too_late.push(at);
+            }
+        }
+        // Between the look and the write there is another look, for what stands on the account, and a line in the store.
+        assert!(too_late.len() <= 4, "{too_late:?} of {}", probe.calls());
+    });
+}
+
+#[test]
+fn a_creation_is_written_to_the_store_twice() {
+    now(async {
+        let world = world(&[joins("ann")]);
+        world.calm(&IN_TURN, Pass::Frequent).await;
+        world.state().stored = 0;
+        happen(&world, &[joins("bob")]);
+        world.calm(&IN_TURN, Pass::Frequent).await;
+        // The number of the run, the run, and the creation: before it and after it.
+        assert_eq!(world.state().stored, 4);
     });
 }

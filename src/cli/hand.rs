@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     command::{Answer, Command},
-    engine::HandDone,
+    engine::{HandDone, StepText},
     reconcile::ByHand,
 };
 
@@ -24,15 +24,17 @@ pub(super) async fn unlink(global: &Global, verb: &Unlink) -> Result<Exit, Exit>
 
 async fn go(global: &Global, wish: ByHand, yes: bool) -> Result<Exit, Exit> {
     let session = Session::open(global)?;
+    let mut steps = None;
     if !yes {
-        let shown = by_hand(&session, global, &wish, false).await?;
+        let shown = by_hand(&session, global, &wish, false, None).await?;
         complain(&show(&shown, page::width()));
         if !ask("Do it?") {
             complain("nothing was changed");
             return Err(Exit::Failed);
         }
+        steps = Some(shown.steps);
     }
-    let done = by_hand(&session, global, &wish, true).await?;
+    let done = by_hand(&session, global, &wish, true, steps).await?;
     if global.json {
         say_json(&done)?;
     } else {
@@ -46,8 +48,9 @@ async fn by_hand(
     global: &Global,
     wish: &ByHand,
     confirmed: bool,
+    shown: Option<Vec<StepText>>,
 ) -> Result<HandDone, Exit> {
-    let command = Command::ByHand { wish: wish.clone(), confirmed };
+    let command = Command::ByHand { wish: wish.clone(), confirmed, shown };
     let Answer::ByHand(shown) = session.answer(&command).await? else { return Err(unexpected()) };
     if let Some(why) = &shown.refused {
         if global.json {

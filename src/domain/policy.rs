@@ -32,13 +32,14 @@ pub enum FieldPolicy {
 }
 
 /// How an account is created. Synapse's admin API overwrites an account that appeared since the look-up
-/// (`facts/synapse.md`, second round), so where others can make accounts an empty request goes first.
+/// (`facts/synapse.md`, second round). Others can make accounts even where nobody may register: a login by OIDC makes
+/// one too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CreateMode {
-    /// `EmptyFirst` where the server lets people register themselves, `OneRequest` elsewhere.
+    /// What is safe: `EmptyFirst`.
     #[default]
     Auto,
-    /// Everything in one request.
+    /// Everything in one request, for a first run of many people while nobody can log in.
     OneRequest,
     /// An empty request, and the rest only after the answer 201.
     EmptyFirst,

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, Progress,
@@ -16,8 +18,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Lookup, Mxid, Peer,
-        RunId,
+        Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Link, Lookup, Mxid,
+        Peer, RunId,
     },
     ports::{JournalFilter, Outcome},
     reconcile::Group,
@@ -26,8 +28,14 @@ use crate::{
 /// After so many groups in a row without a clear answer the homeserver counts as unusable.
 const MOST_FAILURES_IN_A_ROW: usize = 8;
 
+/// The longest pause before a transfer that has begun is gone on with: a login may be on no account until then.
+const LONGEST_TRANSFER_BACKOFF: TimeDelta = TimeDelta::minutes(1);
+
 /// The longest pause before a person who fails again and again is looked at again.
 const LONGEST_BACKOFF: TimeDelta = TimeDelta::hours(6);
+
+/// After so many doublings of a minute the longest pause is reached.
+const MOST_DOUBLINGS: u32 = 9;
 
 /// What became of a group.
 #[derive(Debug, Default)]
@@ -61,45 +69,47 @@ impl Engine {
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
-        let enough = CancellationToken::new();
+        // The failure after which no further groups are begun.
+        let enough = OnceLock::new();
         let in_a_row = AtomicUsize::new(0);
-        let (enough, in_a_row) = (&enough, &in_a_row);
+        let (enough_ref, in_a_row) = (&enough, &in_a_row);
         let mut results = stream::iter(groups.iter().cloned())
             .map(|group| async move {
-                if enough.is_cancelled() || self.stop.is_cancelled() {
+                if enough_ref.get().is_some() || self.stop.is_cancelled() {
                     return (group.key, Ok(None));
                 }
                 let done = self.group(seen, &group, run).await;
                 if let Ok(done) = &done {
                     match &done.failed {
-                        Some((_, failure)) if failure.class == FailureClass::Unauthorised => enough.cancel(),
-                        Some((_, failure)) if failure.class == FailureClass::Transient => {
-                            if in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_FAILURES_IN_A_ROW {
-                                enough.cancel();
+                        // A clear answer about this one account.
+                        None => in_a_row.store(0, Ordering::Relaxed),
+                        Some((_, failure)) if failure.class == FailureClass::Permanent => {
+                            in_a_row.store(0, Ordering::Relaxed);
+                        }
+                        Some((_, failure)) => {
+                            let failures = in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+                            if failure.class == FailureClass::Unauthorised
+                                || failures >= MOST_FAILURES_IN_A_ROW
+                            {
+                                let _ = enough_ref.set(failure.clone());
                             }
                         }
-                        _ => in_a_row.store(0, Ordering::Relaxed),
                     }
                 }
                 (group.key, done.map(Some))
             })
             .buffer_unordered(self.options.concurrency.max(1));
         let mut applied = Applied::default();
-        let mut last_failure = None;
         let mut count = 0;
         while let Some((key, result)) = results.next().await {
             let Some(done) = result? else { continue };
-            if let Some((_, failure)) = &done.failed {
-                last_failure = Some(failure.clone());
-            }
             applied.groups.insert(key, done);
             count += 1;
             progress.step(count, groups.len());
         }
         applied.interrupted = self.stop.is_cancelled() && count < groups.len();
-        if enough.is_cancelled() {
-            applied.stopped = last_failure;
-        }
+        drop(results);
+        applied.stopped = enough.into_inner();
         Ok(applied)
     }
 
@@ -115,28 +125,27 @@ impl Engine {
         {
             return Ok(why);
         }
+        if let Some(why) = self.adopted_account_changed(seen, group).await {
+            return Ok(why);
+        }
         let mut done = GroupDone::default();
         let unfinished = seen.intents.iter().find(|intent| intent.group == group.key);
         let mut intent = group.intent(self.clock.now());
         if let Some(unfinished) = unfinished {
             keep_in_mind(&mut intent, unfinished);
         }
-        if !group.steps.is_empty() {
-            self.store.begin(&intent)?;
-        }
+        self.tie_by_hand(group, &intent)?;
         let mut writer = Writer {
             homeserver: self.homeserver.as_ref(),
             store: self.store.as_ref(),
             clock: self.clock.as_ref(),
             instance: &seen.rules.instance,
             run,
-            empty_first: match self.options.create {
-                CreateMode::Auto => seen.info.open_registration,
-                CreateMode::OneRequest => false,
-                CreateMode::EmptyFirst => true,
-            },
+            empty_first: self.options.create != CreateMode::OneRequest,
             pause: self.options.retry_pause,
             intent,
+            kept: Vec::new(),
+            begun: false,
         };
         for step in &group.steps {
             match writer.step(step).await {
@@ -149,19 +158,24 @@ impl Engine {
                 Err(Undone::Failed(failure)) if failure.peer == Peer::Store => return Err(failure),
                 Err(Undone::Failed(failure)) => {
                     tracing::warn!(person = %step.person(), mxid = %step.mxid(), %failure, "failed");
-                    self.postpone(seen, group, &failure)?;
+                    self.leave_off(seen, group, &writer, Some(&failure))?;
                     done.failed = Some((step.person(), failure));
                     return Ok(done);
                 }
                 Err(Undone::Changed(why)) => {
                     tracing::info!(person = %step.person(), mxid = %step.mxid(), why, "put off to the next run");
+                    self.leave_off(seen, group, &writer, None)?;
                     done.put_off = Some(why);
                     return Ok(done);
                 }
             }
         }
-        let mut outcome =
-            Outcome { links: group.links.clone(), backoff: self.relieved(seen, group), ..Outcome::default() };
+        let mut outcome = Outcome {
+            links: group.links.clone(),
+            journal: std::mem::take(&mut writer.kept),
+            backoff: self.relieved(seen, group),
+            ..Outcome::default()
+        };
         match unfinished {
             _ if group.steps.is_empty() => {}
             // Whether that one is settled as well does not depend on this group alone.
@@ -184,7 +198,13 @@ impl Engine {
             if let (false, Some(mxid)) = (written, mxid) {
                 let entry =
                     Entry { run, at: self.clock.now(), id: *id, mxid: mxid.clone(), change: change.clone() };
-                if *change != Change::Created || !self.is_told(*id, mxid)? {
+                let told = match change {
+                    // Written down when it happened: in an earlier run, and before the first write.
+                    Change::Created => self.is_told(*id, mxid)?,
+                    Change::Linked => !group.steps.is_empty(),
+                    _ => false,
+                };
+                if !told {
                     outcome.journal.push(entry);
                 }
                 done.done.entry(*id).or_default().insert(0, change.clone());
@@ -229,15 +249,67 @@ impl Engine {
         group.people.iter().filter(|id| seen.backoff.contains_key(id)).map(|id| (*id, None)).collect()
     }
 
-    /// Puts the people of a group off, longer with each failure in a row.
-    fn postpone(&self, seen: &Gathered, group: &Group, failure: &Failure) -> Result<(), Failure> {
-        let now = self.clock.now();
-        let backoff = group
-            .people
-            .iter()
-            .map(|id| (*id, Some(next_backoff(seen.backoff.get(id), failure, now))))
-            .collect();
-        self.store.record(&Outcome { backoff, ..Outcome::default() })
+    /// A link made by hand is remembered before the first write, without the login: if the work is cut short, the next
+    /// sync goes on with it as with everybody's.
+    fn tie_by_hand(&self, group: &Group, intent: &Intent) -> Result<(), Failure> {
+        let mut outcome = Outcome::default();
+        for (id, _) in group.made.iter().filter(|(_, change)| **change == Change::Linked) {
+            let Some(Some(link)) = group.links.get(id) else { continue };
+            outcome.links.insert(*id, Some(Link { subject: None, ..link.clone() }));
+            let (mxid, change) = (link.mxid.clone(), Change::Linked);
+            outcome.journal.push(Entry { run: None, at: self.clock.now(), id: *id, mxid, change });
+        }
+        if outcome == Outcome::default() || group.steps.is_empty() {
+            return Ok(());
+        }
+        outcome.continued = Some(intent.clone());
+        self.store.record(&outcome)
+    }
+
+    /// Whether an account that becomes somebody's is not what it was when that was decided: what kept others from being
+    /// adopted may have come to be true of it.
+    async fn adopted_account_changed(&self, seen: &Gathered, group: &Group) -> Option<GroupDone> {
+        for (id, _) in group.made.iter().filter(|(_, change)| **change == Change::Adopted) {
+            let Some(Some(link)) = group.links.get(id) else { continue };
+            match (self.homeserver.get(&link.mxid).await, seen.answers.accounts.get(&link.mxid)) {
+                (Lookup::Found(now), Some(Lookup::Found(then))) if now == *then => {}
+                (Lookup::Found(_) | Lookup::Absent, _) => {
+                    return Some(GroupDone::put_off(format!(
+                        "{} was changed in Synapse while this run was going on",
+                        link.mxid
+                    )));
+                }
+                (Lookup::Unknown(failure), _) => {
+                    return Some(GroupDone { failed: Some((*id, failure)), ..GroupDone::default() });
+                }
+            }
+        }
+        None
+    }
+
+    /// Ends the work on a group in the middle: what was done is recorded, and after a failure its people are put off,
+    /// longer with each failure in a row.
+    fn leave_off(
+        &self,
+        seen: &Gathered,
+        group: &Group,
+        writer: &Writer<'_>,
+        failure: Option<&Failure>,
+    ) -> Result<(), Failure> {
+        let mut outcome = Outcome { journal: writer.kept.clone(), ..Outcome::default() };
+        if !writer.kept.is_empty() {
+            outcome.continued = Some(writer.intent.clone());
+        }
+        // Our credentials are nobody's fault.
+        if let Some(failure) = failure.filter(|failure| failure.class != FailureClass::Unauthorised) {
+            let now = self.clock.now();
+            let half_done = !group.moves.is_empty()
+                && (writer.begun || seen.intents.iter().any(|intent| intent.group == group.key));
+            let longest = if half_done { LONGEST_TRANSFER_BACKOFF } else { LONGEST_BACKOFF };
+            let backoff = |id| next_backoff(seen.backoff.get(&id), failure, now, longest);
+            outcome.backoff = group.people.iter().map(|id| (*id, Some(backoff(*id)))).collect();
+        }
+        if outcome == Outcome::default() { Ok(()) } else { self.store.record(&outcome) }
     }
 
     /// Completes the journal with the writes that had taken effect when the program ended between them and their line,
@@ -290,13 +362,39 @@ fn keep_in_mind(intent: &mut Intent, unfinished: &Intent) {
 }
 
 /// One minute after the first failure, twice as long after each further one.
-fn next_backoff(before: Option<&Backoff>, failure: &Failure, now: chrono::DateTime<chrono::Utc>) -> Backoff {
+fn next_backoff(
+    before: Option<&Backoff>,
+    failure: &Failure,
+    now: DateTime<Utc>,
+    longest: TimeDelta,
+) -> Backoff {
     let failures = before.map_or(0, |backoff| backoff.failures).saturating_add(1);
-    let minutes = 1_i64.checked_shl(failures - 1).unwrap_or(i64::MAX).clamp(1, LONGEST_BACKOFF.num_minutes());
+    let minutes = TimeDelta::minutes(1 << (failures - 1).min(MOST_DOUBLINGS));
     Backoff {
         failures,
-        until: now + TimeDelta::minutes(minutes),
+        until: now + minutes.min(longest),
         since: before.map_or(now, |backoff| backoff.since),
         last: failure.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_fails_again_and_again_is_looked_at_again_after_six_hours_at_the_latest() {
+        let failure = Failure::new(Peer::Synapse, FailureClass::Transient, "a call", "a test");
+        let now = DateTime::<Utc>::UNIX_EPOCH;
+        let mut backoff: Option<Backoff> = None;
+        let mut before = TimeDelta::zero();
+        for _ in 0..200 {
+            let next = next_backoff(backoff.as_ref(), &failure, now, LONGEST_BACKOFF);
+            let pause = next.until - now;
+            assert!(pause >= before && pause <= LONGEST_BACKOFF, "{} failures: {pause}", next.failures);
+            before = pause;
+            backoff = Some(next);
+        }
+        assert_eq!(before, LONGEST_BACKOFF);
     }
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, StepText, gather::answer};
+use super::{
+    Engine, StepText,
+    gather::{Gathered, MOST_ROUNDS, answer, no_end},
+};
 use crate::{
     domain::{Change, DefguardId, Failure, FailureClass, Mxid, Peer, Username},
-    reconcile::{ByHand, HandDecision, Pass, Scene, decide_by_hand},
+    reconcile::{ByHand, Group, HandDecision, Pass, decide_by_hand},
 };
 
 /// What a change by hand does or did.
@@ -27,90 +30,111 @@ pub struct HandDone {
     pub refused: Option<String>,
 }
 
+/// What a wish comes to.
+enum Found {
+    Refused(HandDone),
+    Do(HandDone, Group),
+}
+
 impl Engine {
-    /// Shows what a change by hand would do, or does it if it is `confirmed`.
-    pub async fn by_hand(&self, wish: &ByHand, confirmed: bool) -> Result<HandDone, Failure> {
+    /// Shows what a change by hand would do, or does it if it is `confirmed`. Whoever confirmed what they were `shown` gets
+    /// that and nothing else: if other steps are due by now, it is refused.
+    pub async fn by_hand(
+        &self,
+        wish: &ByHand,
+        confirmed: bool,
+        shown: Option<&[StepText]>,
+    ) -> Result<HandDone, Failure> {
         let _turn = self.turn.lock().await;
+        let (seen, found) = self.read(self.find_out_by_hand(wish)).await?;
+        let (mut done, group) = match found {
+            Found::Refused(refused) => return Ok(refused),
+            Found::Do(done, group) => (done, group),
+        };
+        if !confirmed {
+            return Ok(done);
+        }
+        if shown.is_some_and(|shown| *shown != done.steps) {
+            let why = "something has changed since it was shown what would be done; look at it again";
+            done.refused = Some(why.to_owned());
+            return Ok(done);
+        }
+        let again = match wish {
+            ByHand::Link { person, .. } => {
+                format!(
+                    "see `explain {person}`; what was begun, the next sync or `sync {person}` goes on with"
+                )
+            }
+            ByHand::Unlink { .. } => "the link stays until all is done; try again".to_owned(),
+        };
+        let outcome = self.group(&seen, &group, None).await?;
+        if let Some((_, failure)) = outcome.failed {
+            return Err(match &failure.mend {
+                Some(mend) => {
+                    let mend = format!("{mend}; then {again}");
+                    failure.mend(mend)
+                }
+                None => failure.mend(again),
+            });
+        }
+        if let Some(why) = outcome.put_off {
+            return Err(Failure::new(Peer::Synapse, FailureClass::Transient, "changing a link by hand", why)
+                .mend(again));
+        }
+        done.done = Some(outcome.done.into_values().flatten().collect());
+        Ok(done)
+    }
+
+    /// Reads both servers, finishes the journal of an interrupted run, and decides on the wish.
+    async fn find_out_by_hand(&self, wish: &ByHand) -> Result<(Gathered, Found), Failure> {
         let mut seen = self.gather().await?;
+        // What an interrupted run did has to be in the journal before more is done to the same accounts.
+        self.recover(&mut seen, false).await?;
         let (name, account) = match wish {
             ByHand::Link { person, mxid } => (person, Some(mxid)),
             ByHand::Unlink { person } => (person, None),
         };
-        let refuse = |id: DefguardId, username: Option<Username>, why: String| HandDone {
+        let of = |id: DefguardId, username: Option<Username>| HandDone {
             id,
             username,
             steps: Vec::new(),
             warnings: Vec::new(),
             done: None,
-            refused: Some(why),
-        };
-        let Some(id) = seen.resolve(name) else {
-            return Ok(refuse(
-                DefguardId(0),
-                None,
-                format!("nobody in Defguard and no link of ours has the name {name}"),
-            ));
-        };
-        let username = seen
-            .listing
-            .people()
-            .get(&id)
-            .map(|person| person.username.clone())
-            .or_else(|| seen.links.get(&id).map(|link| link.username.clone()));
-        let mxid = match account.map(|mxid| Mxid::parse(mxid, &seen.info.server_name)).transpose() {
-            Ok(mxid) => mxid,
-            Err(problem) => return Ok(refuse(id, username, problem.to_string())),
-        };
-        let afresh = BTreeSet::from([id]);
-        let (group, warnings) = loop {
-            let scene = Scene {
-                people: seen.listing.people(),
-                complete: seen.listing.is_complete(),
-                mapped: &seen.mapped,
-                links: &seen.links,
-                accounts: &seen.accounts,
-                answers: &seen.answers,
-                intents: &seen.intents,
-                standoffs: &seen.standoffs,
-                postponed: &BTreeSet::new(),
-                afresh: &afresh,
-                pass: Pass::Frequent,
-                rules: &seen.rules,
-            };
-            match decide_by_hand(&scene, id, mxid.as_ref()) {
-                HandDecision::Do { group, warnings } => break (group, warnings),
-                HandDecision::Refused(why) => return Ok(refuse(id, username, why)),
-                HandDecision::Failed(failure) => return Err(failure),
-                HandDecision::Ask(questions) => {
-                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, self.options.concurrency)
-                        .await?;
-                }
-            }
-        };
-        let mut shown = HandDone {
-            id,
-            username,
-            steps: group.steps.iter().map(StepText::of).collect(),
-            warnings,
-            done: None,
             refused: None,
         };
-        if confirmed {
-            let done = self.group(&seen, &group, None).await?;
-            if let Some((_, failure)) = done.failed {
-                return Err(failure);
-            }
-            if let Some(why) = done.put_off {
-                return Err(Failure::new(
-                    Peer::Synapse,
-                    FailureClass::Transient,
-                    "changing a link by hand",
-                    why,
-                )
-                .mend("nothing is half-done that the next sync would not finish; try again"));
-            }
-            shown.done = Some(done.done.into_values().flatten().collect());
+        let Some(id) = seen.resolve(name) else {
+            let why = format!("nobody in Defguard and no link of ours has the name {name}");
+            let nobody = HandDone { refused: Some(why), ..of(DefguardId(0), None) };
+            return Ok((seen, Found::Refused(nobody)));
+        };
+        let listed = seen.listing.people().get(&id).map(|person| person.username.clone());
+        let username = listed.or_else(|| seen.links.get(&id).map(|link| link.username.clone()));
+        let refuse =
+            |why: String| Found::Refused(HandDone { refused: Some(why), ..of(id, username.clone()) });
+        let mxid = match account.map(|mxid| Mxid::parse(mxid, &seen.info.server_name)).transpose() {
+            Ok(mxid) => mxid,
+            Err(problem) => return Ok((seen, refuse(problem.to_string()))),
+        };
+        if seen.unclear.contains(&id) {
+            let why = "it could not be found out what an interrupted run did for them; try again later";
+            return Ok((seen, refuse(why.to_owned())));
         }
-        Ok(shown)
+        let (afresh, postponed) = (BTreeSet::from([id]), BTreeSet::new());
+        for _ in 0..MOST_ROUNDS {
+            match decide_by_hand(&seen.scene(Pass::Frequent, &afresh, &postponed), id, mxid.as_ref()) {
+                HandDecision::Do { group, warnings } => {
+                    let steps = group.steps.iter().map(StepText::of).collect();
+                    let shown = HandDone { steps, warnings, ..of(id, username) };
+                    return Ok((seen, Found::Do(shown, group)));
+                }
+                HandDecision::Refused(why) => return Ok((seen, refuse(why))),
+                HandDecision::Failed(failure) => return Err(failure),
+                HandDecision::Ask(questions) => {
+                    let concurrency = self.options.concurrency;
+                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
+                }
+            }
+        }
+        Err(no_end())
     }
 }

@@ -17,6 +17,14 @@ use crate::{
 /// How many journal lines an explanation shows.
 const EXPLAINED_ENTRIES: usize = 10;
 
+/// What a run has found out before it changes anything.
+struct Found {
+    seen: Gathered,
+    /// The people whom the run was asked for by name.
+    asked: BTreeSet<DefguardId>,
+    plan: Plan,
+}
+
 impl Engine {
     /// Runs once. What goes wrong is in the report.
     pub async fn run(&self, request: &RunRequest, progress: &dyn Progress) -> RunReport {
@@ -42,6 +50,9 @@ impl Engine {
                     return report;
                 }
             }
+        }
+        if request.pass == Pass::Full {
+            self.forget_homeserver_info().await;
         }
         if let Err(failure) = self.run_into(&mut report, request, progress).await {
             report.failure = Some(failure);
@@ -69,19 +80,12 @@ impl Engine {
         request: &RunRequest,
         progress: &dyn Progress,
     ) -> Result<(), Failure> {
-        let mut seen = self.gather().await?;
-        report.completeness = Some(seen.listing.completeness().clone());
-        self.recover(&mut seen, request.dry_run).await?;
-        let mut asked = BTreeSet::new();
-        for name in &request.only {
-            match seen.resolve(name) {
-                Some(id) => {
-                    asked.insert(id);
-                }
-                None => report.unknown.push(name.clone()),
-            }
-        }
-        let mut plan = self.decide(&mut seen, request.pass, &asked).await?;
+        // Nothing is in hand yet, so a run that is asked to end ends at once.
+        let Some(found) = self.stop.run_until_cancelled(self.find_out(report, request)).await else {
+            report.interrupted = true;
+            return Ok(());
+        };
+        let Found { seen, asked, mut plan } = found?;
         if !request.only.is_empty() {
             plan.restrict(&asked);
         }
@@ -101,6 +105,24 @@ impl Engine {
         };
         report.people = people_reports(&seen, &plan, applied.as_ref(), &concerned);
         Ok(())
+    }
+
+    /// Reads both servers, finishes the journal of an interrupted run, and decides.
+    async fn find_out(&self, report: &mut RunReport, request: &RunRequest) -> Result<Found, Failure> {
+        let mut seen = self.gather().await?;
+        report.completeness = Some(seen.listing.completeness().clone());
+        self.recover(&mut seen, request.dry_run).await?;
+        let mut asked = BTreeSet::new();
+        for name in &request.only {
+            match seen.resolve(name) {
+                Some(id) => {
+                    asked.insert(id);
+                }
+                None => report.unknown.push(name.clone()),
+            }
+        }
+        let plan = self.decide(&mut seen, request.pass, &asked).await?;
+        Ok(Found { seen, asked, plan })
     }
 
     /// Keeps the conflicts in mind and drops the intents that are done with.
@@ -157,10 +179,14 @@ impl Engine {
     /// changed.
     pub async fn explain(&self, name: &str) -> Result<Option<Explanation>, Failure> {
         let _turn = self.turn.lock().await;
-        let mut seen = self.gather().await?;
-        self.recover(&mut seen, true).await?;
-        let Some(id) = seen.resolve(name) else { return Ok(None) };
-        let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
+        let found = async {
+            let mut seen = self.gather().await?;
+            self.recover(&mut seen, true).await?;
+            let Some(id) = seen.resolve(name) else { return Ok(None) };
+            let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
+            Ok(Some((seen, id, plan)))
+        };
+        let Some((seen, id, plan)) = self.read(found).await? else { return Ok(None) };
         let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));
         let link = seen.links.get(&id).cloned();
         let report = reports.pop().unwrap_or_else(|| PersonReport {
@@ -237,6 +263,10 @@ fn people_reports(
         let done = group.and_then(|group| applied?.groups.get(&group.key));
         let steps = group.map(|group| steps_of(group, *id)).unwrap_or_default();
         let failed = done.and_then(|done| done.failed.as_ref());
+        let postponed = person.state == State::Postponed;
+        let last = postponed.then(|| seen.backoff.get(id)).flatten().map(|backoff| backoff.last.clone());
+        let unclear = (postponed && last.is_none())
+            .then(|| "it could not be found out what an interrupted run did for them".to_owned());
         reports.push(PersonReport {
             id: *id,
             username: listed.username.clone(),
@@ -248,8 +278,9 @@ fn people_reports(
             failure: person
                 .failure
                 .clone()
-                .or_else(|| failed.filter(|_| !steps.is_empty()).map(|(_, failure)| failure.clone())),
-            put_off: done.and_then(|done| done.put_off.clone()).filter(|_| !steps.is_empty()),
+                .or_else(|| failed.filter(|_| !steps.is_empty()).map(|(_, failure)| failure.clone()))
+                .or(last),
+            put_off: done.and_then(|done| done.put_off.clone()).filter(|_| !steps.is_empty()).or(unclear),
             steps,
         });
     }

@@ -16,9 +16,9 @@ use crate::{
 
 /// How many rounds of questions a decision may take. Each is one step deeper (person → external id → account), so
 /// more than this would be an error of ours.
-const MOST_ROUNDS: usize = 12;
+pub(super) const MOST_ROUNDS: usize = 12;
 
-/// After so many failed look-ups the homeserver counts as unusable, instead of asking for everybody in turn.
+/// After so many look-ups without a clear answer the homeserver counts as unusable, instead of asking for everybody in turn.
 const MOST_FAILED_LOOKUPS: usize = 10;
 
 /// Everything that one run has read.
@@ -38,6 +38,29 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
+    /// What a decision is made from.
+    pub(super) fn scene<'a>(
+        &'a self,
+        pass: Pass,
+        afresh: &'a BTreeSet<DefguardId>,
+        postponed: &'a BTreeSet<DefguardId>,
+    ) -> Scene<'a> {
+        Scene {
+            people: self.listing.people(),
+            complete: self.listing.is_complete(),
+            mapped: &self.mapped,
+            links: &self.links,
+            accounts: &self.accounts,
+            answers: &self.answers,
+            intents: &self.intents,
+            standoffs: &self.standoffs,
+            postponed,
+            afresh,
+            pass,
+            rules: &self.rules,
+        }
+    }
+
     /// The people whom a name given by hand can mean: a username, `#` and an id, or an MXID.
     pub(super) fn resolve(&self, name: &str) -> Option<DefguardId> {
         if let Some(id) = name.strip_prefix('#').and_then(|id| id.parse().ok().map(DefguardId)) {
@@ -61,7 +84,7 @@ impl Gathered {
 }
 
 impl Engine {
-    /// Who the homeserver is, asked once and again after a failure.
+    /// Who the homeserver is, asked at each full pass and after a failure.
     pub(super) async fn homeserver_info(&self) -> Result<HomeserverInfo, Failure> {
         let mut known = self.homeserver_info.lock().await;
         if let Some(info) = known.as_ref() {
@@ -128,21 +151,7 @@ impl Engine {
             .chain(seen.unclear.iter().copied())
             .collect();
         for _ in 0..MOST_ROUNDS {
-            let scene = Scene {
-                people: seen.listing.people(),
-                complete: seen.listing.is_complete(),
-                mapped: &seen.mapped,
-                links: &seen.links,
-                accounts: &seen.accounts,
-                answers: &seen.answers,
-                intents: &seen.intents,
-                standoffs: &seen.standoffs,
-                postponed: &postponed,
-                afresh,
-                pass,
-                rules: &seen.rules,
-            };
-            match decide(&scene) {
+            match decide(&seen.scene(pass, afresh, &postponed)) {
                 Decision::Plan(plan) => return Ok(plan),
                 Decision::Ask(questions) => {
                     let concurrency = self.options.concurrency;
@@ -150,17 +159,22 @@ impl Engine {
                 }
             }
         }
-        Err(Failure::new(
-            Peer::Synapse,
-            FailureClass::Malformed,
-            "finding out what the accounts are",
-            "each answer led to a further question, so nothing was changed",
-        ))
+        Err(no_end())
     }
 }
 
-/// Finds the answers. A look-up that fails is an answer of its own (`Unknown`), unless so many fail that the server
-/// counts as unusable.
+/// A decision that goes on asking, which would be an error of ours.
+pub(super) fn no_end() -> Failure {
+    Failure::new(
+        Peer::Synapse,
+        FailureClass::Malformed,
+        "finding out what the accounts are",
+        "each answer led to a further question, so nothing was changed",
+    )
+}
+
+/// Finds the answers. A look-up that fails is an answer of its own (`Unknown`), unless so many fail without a clear
+/// answer that the server counts as unusable.
 pub(super) async fn answer(
     homeserver: &dyn Homeserver,
     questions: BTreeSet<Question>,
@@ -209,7 +223,8 @@ pub(super) async fn answer(
                 failure
             }
         };
-        if let Some(failure) = failure {
+        // What the server refuses of one person says nothing of the others.
+        if let Some(failure) = failure.filter(|failure| failure.class != FailureClass::Permanent) {
             failed += 1;
             if failed >= MOST_FAILED_LOOKUPS || failure.class == FailureClass::Unauthorised {
                 return Err(failure);

@@ -18,7 +18,10 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{CreateMode, FieldPolicy, Instance, Mapped, OnConflict, Person, ServerName},
+    domain::{
+        CreateMode, Failure, FailureClass, FieldPolicy, Instance, Mapped, OnConflict, Peer, Person,
+        ServerName,
+    },
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
 };
@@ -88,7 +91,7 @@ pub struct Engine {
     options: Options,
     /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
     stop: CancellationToken,
-    /// What the homeserver said about itself; asked again after every failure.
+    /// What the homeserver said about itself; asked again at each full pass and after every failure.
     homeserver_info: Mutex<Option<HomeserverInfo>>,
     /// Runs and changes by hand never overlap.
     turn: Mutex<()>,
@@ -120,6 +123,18 @@ impl Engine {
     /// Cancelling this token lets the run under way finish the people in hand and end.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    /// Does what only reads, unless the process is asked to end.
+    async fn read<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        self.stop.run_until_cancelled(work).await.unwrap_or_else(|| {
+            Err(Failure::new(
+                Peer::Store,
+                FailureClass::Transient,
+                "finding out how things are",
+                "the program was asked to end",
+            ))
+        })
     }
 
     /// Our own memory, for `status` and `journal`.

@@ -42,7 +42,7 @@ pub struct PersonReport {
     pub steps: Vec<StepText>,
     /// What was done.
     pub done: Vec<Change>,
-    /// What failed.
+    /// What failed, now or, of somebody who is put off after failures, the last time.
     pub failure: Option<Failure>,
     /// Why the work was put off to the next run.
     pub put_off: Option<String>,

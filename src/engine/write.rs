@@ -50,10 +50,14 @@ pub(super) struct Writer<'a> {
     pub(super) empty_first: bool,
     pub(super) pause: Duration,
     pub(super) intent: Intent,
+    /// Journal lines that are to be recorded with whatever is recorded next.
+    pub(super) kept: Vec<Entry>,
+    /// Whether anything was sent, or was about to be.
+    pub(super) begun: bool,
 }
 
 impl Writer<'_> {
-    /// Does one step and gives the journal lines that are already recorded.
+    /// Does one step and gives its journal lines. Those of the last write are not recorded yet: they wait in `kept`.
     pub(super) async fn step(&mut self, step: &Step) -> Result<Vec<Entry>, Undone> {
         match step {
             Step::Create { id, mxid, display_name, email, external_ids } => {
@@ -80,26 +84,31 @@ impl Writer<'_> {
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
         let mut tried = 0;
+        // Whether a request to make it was sent, which can take effect late.
         let mut sent = false;
         loop {
             tried += 1;
-            // What the list did not show may be there by now.
-            let there = match self.homeserver.get(mxid).await {
-                Lookup::Found(account) => Some(account),
-                Lookup::Absent => None,
-                Lookup::Unknown(failure) if tried < TRIES && may_pass(&failure) => {
-                    self.wait(tried).await;
-                    continue;
+            let there = match self.look(mxid, &full).await {
+                Ok(there) => there,
+                Err(undone) => {
+                    if !sent {
+                        self.disown(id)?;
+                    }
+                    return Err(undone);
                 }
-                Lookup::Unknown(failure) => return Err(failure.into()),
             };
             let attempt = match there {
                 None => {
-                    sent = true;
-                    self.make(id, mxid, &full).await
+                    let again = std::mem::replace(&mut sent, true);
+                    self.make(id, mxid, &full, again).await
                 }
                 Some(account) if sent && is_complete(&account, &full) => Ok(()),
-                Some(account) if sent && is_half_made(&account, entry.at) => self.fill(mxid, &full).await,
+                Some(account)
+                    if sent
+                        && (account.owner(self.instance) == Some(id) || is_half_made(&account, entry.at)) =>
+                {
+                    self.fill(mxid, &full).await
+                }
                 Some(_) => Err(self.leave(id, mxid)?),
             };
             match attempt {
@@ -115,16 +124,39 @@ impl Writer<'_> {
                 Err(undone) => return Err(undone),
             }
         }
-        self.keep(vec![entry])
+        Ok(self.keep(vec![entry]))
     }
 
-    /// Makes an account that is not there, and never takes over one that turns up at that moment.
-    async fn make(&mut self, id: DefguardId, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
-        if self.empty_first {
-            if !self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
-                return Err(self.leave(id, mxid)?);
+    /// What is at `mxid` now, which the list may not have shown. The last thing before the account is made.
+    async fn look(&self, mxid: &Mxid, full: &AccountPatch) -> Result<Option<Account>, Undone> {
+        self.are_free(mxid, full.threepids.iter().flatten()).await?;
+        match self.homeserver.get(mxid).await {
+            Lookup::Found(account) => Ok(Some(account)),
+            Lookup::Absent => Ok(None),
+            Lookup::Unknown(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Makes an account that is not there, and never takes over one that turns up at that moment. `again`: a request of
+    /// ours without an answer went before, and can take effect at any time.
+    async fn make(
+        &mut self,
+        id: DefguardId,
+        mxid: &Mxid,
+        full: &AccountPatch,
+        again: bool,
+    ) -> Result<(), Undone> {
+        if self.empty_first || again {
+            if self.homeserver.put(mxid, &AccountPatch::default()).await?.created {
+                return self.fill(mxid, full).await;
             }
-            return self.fill(mxid, full).await;
+            return Err(if again {
+                // An empty request to an account that is there changes nothing; what is on it tells whose it is.
+                let why = format!("{mxid} appeared at that moment, perhaps by our own earlier request");
+                Failure::new(Peer::Synapse, FailureClass::Transient, "creating an account", why).into()
+            } else {
+                self.leave(id, mxid)?
+            });
         }
         let written = self.homeserver.put(mxid, full).await?;
         if written.created {
@@ -138,11 +170,15 @@ impl Writer<'_> {
                 Peer::Synapse,
                 FailureClass::Permanent,
                 "creating an account",
-                format!("{mxid} was made by somebody else at the same moment, and our write replaced its e-mail address"),
+                format!(
+                    "{mxid} was made by somebody else at the same moment, and our write replaced its external ids and its \
+                     e-mail address"
+                ),
             )
             .mend(format!(
-                "our external ids were taken off again; see whose account {mxid} is, check its e-mail address, and set \
-                 `synapse.create = \"empty-first\"`"
+                "our external ids were taken off again; set `synapse.create = \"empty-first\"` and see whose account \
+                 {mxid} is: if the person has just logged in, it is theirs, so say `link #{id} {mxid}`; if not, check \
+                 its e-mail address"
             )),
         ))
     }
@@ -183,18 +219,39 @@ impl Writer<'_> {
     fn disown(&mut self, id: DefguardId) -> Result<(), Failure> {
         self.intent.creates.remove(&id);
         self.intent.pending.clear();
-        self.store.record(&Outcome { continued: Some(self.intent.clone()), ..Outcome::default() })
+        self.record()
     }
 
+    /// Completes an account that we made.
     async fn fill(&self, mxid: &Mxid, full: &AccountPatch) -> Result<(), Undone> {
+        self.are_free(mxid, full.threepids.iter().flatten()).await?;
         let written = self.homeserver.put(mxid, full).await?;
         check(&written.account, full).map_err(Undone::Failed)
+    }
+
+    /// Whether e-mail addresses are on no account but this one. Synapse would move them without a word, and what the plan
+    /// rests on was asked a while ago.
+    async fn are_free(&self, mxid: &Mxid, added: impl Iterator<Item = &ThreePid>) -> Result<(), Undone> {
+        for threepid in added.filter(|threepid| threepid.medium == "email") {
+            let Ok(email) = Email::canonical(&threepid.address) else { continue };
+            match self.homeserver.find_by_email(&email).await {
+                Lookup::Found(holder) if holder != *mxid => {
+                    return Err(Undone::Changed(format!(
+                        "an e-mail address that {mxid} was to get is on {holder} by now"
+                    )));
+                }
+                Lookup::Found(_) | Lookup::Absent => {}
+                Lookup::Unknown(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(())
     }
 
     async fn hold(&mut self, id: DefguardId, mxid: &Mxid, change: &Holdings) -> Result<Vec<Entry>, Undone> {
         let mut kept = self.settle(id, mxid, |account| holding(account, change)).await?;
         if !change.wash_ids.is_empty() {
             kept.extend(self.settle(id, mxid, |account| without(account, &change.wash_ids)).await?);
+            self.flush()?;
             kept.extend(self.evict(id, mxid, &change.wash_ids).await?);
         }
         Ok(kept)
@@ -245,21 +302,24 @@ impl Writer<'_> {
         mxid: &Mxid,
         patch: impl Fn(&Account) -> AccountPatch,
     ) -> Result<Vec<Entry>, Undone> {
+        self.flush()?;
         let mut tried = 0;
         let mut kept = Vec::new();
         loop {
             tried += 1;
-            let attempt = match self.read(id, mxid).await {
-                Ok(account) => {
-                    kept.extend(self.catch_up(&account)?);
-                    match patch(&account) {
-                        patch if patch.is_empty() => return Ok(kept),
-                        patch => self.write(id, mxid, &account, &patch).await,
-                    }
-                }
-                Err(undone) => Err(undone),
-            };
-            match attempt {
+            // Reads that fail have been repeated already.
+            let account = self.read(id, mxid).await?;
+            kept.extend(self.catch_up(&account));
+            let patch = patch(&account);
+            if patch.is_empty() {
+                return Ok(kept);
+            }
+            self.are_free(
+                mxid,
+                patch.threepids.iter().flatten().filter(|it| !account.threepids.contains(it)),
+            )
+            .await?;
+            match self.write(id, mxid, &account, &patch).await {
                 Ok(entries) => {
                     kept.extend(entries);
                     return Ok(kept);
@@ -271,13 +331,11 @@ impl Writer<'_> {
     }
 
     /// Writes down what a write without a clear outcome did change.
-    fn catch_up(&mut self, account: &Account) -> Result<Vec<Entry>, Undone> {
-        if self.intent.pending.is_empty() {
-            return Ok(Vec::new());
-        }
+    fn catch_up(&mut self, account: &Account) -> Vec<Entry> {
         let pending = std::mem::take(&mut self.intent.pending);
         let here = pending.iter().filter(|entry| entry.mxid == account.summary.mxid);
-        self.keep(here.filter_map(|entry| took_effect(entry, account, self.instance)).collect())
+        let done = here.filter_map(|entry| took_effect(entry, account, self.instance)).collect();
+        self.keep(done)
     }
 
     /// The account as it is now; never one that is marked as somebody else's.
@@ -305,24 +363,36 @@ impl Writer<'_> {
         self.begin(entries.clone())?;
         let written = self.homeserver.put(mxid, patch).await?;
         check(&written.account, patch)?;
-        self.keep(entries)
+        Ok(self.keep(entries))
     }
 
     fn entry(&self, id: DefguardId, mxid: &Mxid, change: Change) -> Entry {
         Entry { run: self.run, at: self.clock.now(), id, mxid: mxid.clone(), change }
     }
 
+    /// Remembers, before a write, what it is about to change.
     fn begin(&mut self, pending: Vec<Entry>) -> Result<(), Failure> {
+        self.begun = true;
         self.intent.pending = pending;
-        self.store.begin(&self.intent)
+        if self.kept.is_empty() { self.store.begin(&self.intent) } else { self.record() }
     }
 
-    fn keep(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Undone> {
+    /// After a write: what it changed is recorded with whatever is recorded next. Until then the store has it as
+    /// pending.
+    fn keep(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
         self.intent.pending.clear();
-        let outcome =
-            Outcome { journal: entries.clone(), continued: Some(self.intent.clone()), ..Outcome::default() };
-        self.store.record(&outcome)?;
-        Ok(entries)
+        self.kept.extend(entries.iter().cloned());
+        entries
+    }
+
+    /// Records what waits for it.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        if self.kept.is_empty() { Ok(()) } else { self.record() }
+    }
+
+    fn record(&mut self) -> Result<(), Failure> {
+        let journal = std::mem::take(&mut self.kept);
+        self.store.record(&Outcome { journal, continued: Some(self.intent.clone()), ..Outcome::default() })
     }
 
     async fn wait(&self, tried: u32) {

@@ -12,7 +12,7 @@ use super::{
     transfer::{Hands, Things},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Mxid};
+use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Mxid};
 
 /// What an admin asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,10 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
     let (Some(person), Some(mapped)) = (scene.people.get(&id), scene.mapped.get(&id)) else {
         return refuse(format!("the list of people in Defguard does not show #{id}"));
     };
-    if let Some(link) = scene.links.get(&id) {
+    // A link that lacks its login, because another account has it, is made good by saying it once more.
+    let lacks_login =
+        |link: &Link| link.mxid == *mxid && link.subject.as_ref() != mapped.subject.as_ref().ok();
+    if let Some(link) = scene.links.get(&id).filter(|link| !lacks_login(link)) {
         return refuse(if link.mxid == *mxid {
             format!("{mxid} is already theirs")
         } else {
@@ -96,7 +99,7 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
     if *mxid == rules.own {
         return refuse(format!("{mxid} is the account that this service itself uses"));
     }
-    if let Some(other) = view.linked_to(mxid) {
+    if let Some(other) = view.linked_to(mxid).filter(|other| *other != id) {
         return refuse(format!(
             "{mxid} is linked to #{other}; take that link off first with `unlink '#{other}'`"
         ));

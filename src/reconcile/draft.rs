@@ -8,7 +8,9 @@ use super::{
     transfer::{Hands, Things, Turn, sequence},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, Failure, Link, Move, Mxid, Person, Subject};
+use crate::domain::{
+    Account, Change, Conflict, DefguardId, ExternalId, Failure, Link, Move, Mxid, Person, Subject,
+};
 
 /// What becomes of one person, before it is known who exchanges what with whom.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub(super) struct Draft {
     pub(super) drops: Things,
     /// The display name to write.
     pub(super) name: Option<String>,
+    /// External ids to wash off accounts that are nobody's, where an unfinished change by hand left them.
+    pub(super) washes: BTreeMap<Mxid, BTreeSet<ExternalId>>,
     /// From whom something comes, and what.
     pub(super) takes: BTreeMap<DefguardId, Things>,
     /// The link when all is done.
@@ -48,6 +52,7 @@ impl Draft {
             gains: Things::default(),
             drops: Things::default(),
             name: None,
+            washes: BTreeMap::new(),
             takes: BTreeMap::new(),
             link: link.cloned(),
             made: None,
@@ -72,19 +77,31 @@ impl Draft {
         self
     }
 
-    /// What its account gives up and gets.
-    pub(super) fn hands(&self) -> Option<Hands> {
-        Some(Hands {
+    /// What its account gives up and gets, and what accounts that are nobody's give up.
+    pub(super) fn hands(&self) -> impl Iterator<Item = Hands> {
+        let own = self.mxid.as_ref().map(|mxid| Hands {
             id: self.id,
-            mxid: self.mxid.clone()?,
+            mxid: mxid.clone(),
             new: self.new,
             gains: self.gains.clone(),
             drops: self.drops.clone(),
-        })
+        });
+        let washed = self.washes.iter().map(|(mxid, ids)| Hands {
+            id: self.id,
+            mxid: mxid.clone(),
+            new: false,
+            gains: Things::default(),
+            drops: Things { ids: ids.clone(), ..Things::default() },
+        });
+        own.into_iter().chain(washed)
     }
 
     fn has_work(&self) -> bool {
-        self.new || !self.gains.is_empty() || !self.drops.is_empty() || self.name.is_some()
+        self.new
+            || !self.gains.is_empty()
+            || !self.drops.is_empty()
+            || !self.washes.is_empty()
+            || self.name.is_some()
     }
 
     /// Whether it is not known now what becomes of this person.
@@ -219,7 +236,7 @@ fn finish_intents(
         let mut people: BTreeSet<DefguardId> = intent.creates.keys().copied().collect();
         let mut known = intent.pending.is_empty();
         for moved in &intent.moves {
-            match loose_end(view, drafts, moved) {
+            match loose_end(view, drafts, intent.group, moved) {
                 Ok(person) => people.extend(person),
                 Err(_) => known = false,
             }
@@ -236,6 +253,7 @@ fn finish_intents(
 fn loose_end(
     view: &View<'_>,
     drafts: &mut BTreeMap<DefguardId, Draft>,
+    group: DefguardId,
     moved: &Move,
 ) -> Result<Option<DefguardId>, Stop> {
     let seen_to = |draft: &&Draft| draft.gains.ids.contains(&moved.id) || draft.drops.ids.contains(&moved.id);
@@ -251,7 +269,19 @@ fn loose_end(
         return Ok(owner.filter(|_| holder.summary.mxid == moved.from));
     }
     // On no account, and perhaps still answered from Synapse's cache.
-    let Some(owner) = owner else { return Ok(None) };
+    let Some(owner) = owner else {
+        // It left an account that is nobody's, which only a change by hand does.
+        let from = view.account(&moved.from)?;
+        if from.is_none_or(Account::is_marked) {
+            return Ok(None);
+        }
+        let link = view.scene.links.get(&group);
+        let draft = drafts.entry(group).or_insert_with(|| Draft::of(group, link, State::InStep));
+        if !draft.is_undecided() {
+            draft.washes.entry(moved.from.clone()).or_default().insert(moved.id.clone());
+        }
+        return Ok(Some(group));
+    };
     let draft =
         drafts.entry(owner).or_insert_with(|| Draft::of(owner, view.scene.links.get(&owner), State::InStep));
     if !draft.is_undecided() {
@@ -284,7 +314,7 @@ fn find(leader: &BTreeMap<DefguardId, DefguardId>, mut id: DefguardId) -> Defgua
 }
 
 fn group(view: &View<'_>, key: DefguardId, drafts: &[&Draft]) -> Option<Group> {
-    let hands: Vec<Hands> = drafts.iter().filter_map(|draft| draft.hands()).collect();
+    let hands: Vec<Hands> = drafts.iter().flat_map(|draft| draft.hands()).collect();
     let links: BTreeMap<DefguardId, Option<Link>> = drafts
         .iter()
         .filter(|draft| draft.link.is_some() && view.scene.links.get(&draft.id) != draft.link.as_ref())

@@ -243,11 +243,6 @@ impl Holdings {
     pub fn changes_ids(&self) -> bool {
         !(self.add_ids.is_empty() && self.drop_ids.is_empty() && self.wash_ids.is_empty())
     }
-
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl Plan {

@@ -22,7 +22,7 @@ use defguard_synapse_sync::{
     ports::{
         Clock, Directory, Homeserver, HomeserverInfo, JournalFilter, Outcome, ServerPair, Store, Written,
     },
-    reconcile::{Pass, Scope},
+    reconcile::{ByHand, Pass, Scope},
 };
 use globset::{Glob, GlobSet};
 use tokio::sync::Notify;
@@ -219,6 +219,11 @@ pub struct State {
     pub made: BTreeSet<Mxid>,
     calls: usize,
     faults: BTreeMap<usize, Fault>,
+    /// Writes to this account are cut.
+    pub unreachable: Option<Mxid>,
+    /// The homeserver does the next write only when another one comes.
+    pub slow: bool,
+    late: Vec<(Mxid, AccountPatch)>,
     dead: bool,
     died: Arc<Notify>,
     hit: usize,
@@ -243,6 +248,7 @@ pub struct Policies {
     pub display_name: FieldPolicy,
     pub email: FieldPolicy,
     pub open_registration: bool,
+    pub create: CreateMode,
     pub concurrency: usize,
 }
 
@@ -253,6 +259,7 @@ impl Default for Policies {
             display_name: FieldPolicy::OnChange,
             email: FieldPolicy::Enforce,
             open_registration: false,
+            create: CreateMode::Auto,
             concurrency: 4,
         }
     }
@@ -291,6 +298,9 @@ impl World {
             made: BTreeSet::new(),
             calls: 0,
             faults: BTreeMap::new(),
+            unreachable: None,
+            slow: false,
+            late: Vec::new(),
             dead: false,
             died: Arc::new(Notify::new()),
             hit: 0,
@@ -326,7 +336,7 @@ impl World {
                 ..Scope::default()
             },
             include_own_account: false,
-            create: CreateMode::Auto,
+            create: policies.create,
             concurrency: policies.concurrency,
             retry_pause: Duration::ZERO,
             keep: TimeDelta::days(100_000),
@@ -363,6 +373,29 @@ impl World {
         state.faults.clear();
         state.dead = false;
         report.filter(|_| !died)
+    }
+
+    /// A confirmed change by hand, by a fresh process. Whether it was done.
+    pub async fn by_hand(&self, policies: &Policies, wish: &ByHand, faults: BTreeMap<usize, Fault>) -> bool {
+        let died = Arc::new(Notify::new());
+        {
+            let mut state = self.state();
+            state.died = died.clone();
+            state.calls = 0;
+            state.dead = false;
+            state.faults = faults;
+        }
+        let engine = self.engine(policies);
+        let done = tokio::select! {
+            biased;
+            () = died.notified() => false,
+            done = engine.by_hand(wish, true, None) => done.is_ok_and(|done| done.done.is_some()),
+        };
+        let mut state = self.state();
+        let died = state.dead;
+        state.faults.clear();
+        state.dead = false;
+        done && !died
     }
 
     /// A run without faults for everybody.
@@ -524,6 +557,20 @@ impl State {
     fn put(&mut self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         let linked = self.links.values().any(|link| link.mxid == *mxid);
         let before = self.accounts.get(mxid).cloned();
+        if self.unreachable.as_ref() == Some(mxid) {
+            return Err(failure(Peer::Synapse, FailureClass::Transient));
+        }
+        if std::mem::take(&mut self.slow) {
+            self.late.push((mxid.clone(), patch.clone()));
+            return Err(failure(Peer::Synapse, FailureClass::Transient));
+        }
+        let before = match self.late.pop() {
+            None => before,
+            Some((late, patch)) => {
+                let _ = self.put(&late, &patch);
+                self.accounts.get(mxid).cloned()
+            }
+        };
         let mut write =
             Write { mxid: mxid.clone(), before, after: None, refused: None, robbed: None, linked };
         let result = self.put_into(mxid, patch, &mut write);
