@@ -81,6 +81,9 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
+        if asked.is_empty() && !request.only.is_empty() {
+            return Ok(());
+        }
         let mut plan = self.decide(&mut seen, request.pass, &asked).await?;
         if !request.only.is_empty() {
             plan.restrict(&asked);
