@@ -33,7 +33,7 @@ pub struct HomeserverInfo {
     pub own: Mxid,
     /// Synapse's version, such as `1.163.2`.
     pub version: String,
-    /// Whether anybody can register an account without Defguard, which `check` tells.
+    /// Whether anybody can register an account without Defguard; then an empty create comes before the filled one.
     pub open_registration: bool,
 }
 

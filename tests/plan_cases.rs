@@ -15,7 +15,8 @@ use chrono::{TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
         Account, Applied, DefguardId, Email, ExternalId, Failure, FailureClass, FieldPolicy, Instance,
-        Intent, Link, Lookup, Move, Mxid, OnConflict, Peer, Person, Standoff, Subject, ThreePid, Username,
+        Intent, Link, Lookup, MappedField, MappingError, Move, Mxid, OnConflict, Peer, Person, Standoff,
+        Subject, ThreePid, Username,
     },
     reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, Scope, Step, decide},
 };
@@ -97,6 +98,9 @@ struct RawPerson {
     active: bool,
     #[serde(default = "yes")]
     enrolled: bool,
+    /// The templates that fail for them.
+    #[serde(default)]
+    fails: BTreeSet<MappedField>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +111,9 @@ struct RawLink {
     subject: Option<String>,
     name: Option<String>,
     email: Option<String>,
+    /// The fields without a baseline.
+    #[serde(default)]
+    unseen: BTreeSet<MappedField>,
 }
 
 #[derive(Deserialize)]
@@ -184,7 +191,11 @@ impl RawLink {
             username: Username::new(self.subject.clone().unwrap_or_default()),
             subject: self.subject.as_ref().map(Subject::new),
             mxid: mxid(&self.account),
-            applied: Applied { display_name: self.name.clone(), email: self.email.as_deref().map(email) },
+            applied: Applied {
+                display_name: self.name.clone(),
+                email: self.email.as_deref().map(email),
+                unseen: self.unseen.clone(),
+            },
         }
     }
 }
@@ -242,6 +253,16 @@ fn decided(
             let mut mapped = world::map(person, &server());
             if case.subject_lower_case {
                 mapped.subject = Ok(Subject::new(person.username.as_str().to_lowercase()));
+            }
+            let raw = case.people.iter().find(|raw| raw.id == id.0).unwrap();
+            for field in &raw.fails {
+                let error = MappingError::Template("it fails".to_owned());
+                match field {
+                    MappedField::Subject => mapped.subject = Err(error),
+                    MappedField::Localpart => mapped.localpart = Err(error),
+                    MappedField::DisplayName => mapped.display_name = Err(error),
+                    MappedField::Email => mapped.email = Err(error),
+                }
             }
             (*id, mapped)
         })
@@ -385,6 +406,9 @@ fn told(plan: &Plan, asked: &BTreeSet<Question>) -> String {
                 link.applied.display_name.as_deref().unwrap_or("-"),
                 link.applied.email.as_ref().map_or("-", Email::as_str),
             );
+            for field in &link.applied.unseen {
+                let _ = writeln!(text, "        without a baseline for {}", field.template_key());
+            }
         }
         for (id, made) in &group.made {
             let _ = writeln!(text, "    journal #{id} {}", made.kind());

@@ -45,7 +45,11 @@ fn link(id: i64) -> Link {
         username: Username::new(format!("person{id}")),
         subject: Some(Subject::new(format!("person{id}"))),
         mxid: mxid(id),
-        applied: Applied { display_name: Some(format!("Person Nr. {id}")), email: None },
+        applied: Applied {
+            display_name: Some(format!("Person Nr. {id}")),
+            email: None,
+            ..Applied::default()
+        },
     }
 }
 

@@ -134,7 +134,7 @@ fn note_homeserver(
     if info.open_registration {
         items.push(Item::ok(
             "Synapse",
-            "people can register without Defguard, so names may be taken before their owners come",
+            "people can register without Defguard, so accounts are made with an empty request first",
         ));
     }
     Some(info)

@@ -37,6 +37,9 @@ impl fmt::Display for Twins {
     }
 }
 
+/// A frequent pass does not look for what the list of accounts does not show.
+const SEEN_LATER: &str = "what is changed in Synapse is seen at the next full pass, or with `sync USER`";
+
 /// Something that stands in the way and that only a person can solve. Nothing is written because of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -76,7 +79,8 @@ pub enum Conflict {
         /// Why it was not adopted, if the policy would have it adopted.
         not_adopted: Option<String>,
     },
-    /// The subject is on the account of somebody who is gone or disabled: the username was used again.
+    /// The subject is on the account of somebody who does not give it up, because they are gone, disabled, out of scope or
+    /// cannot be mapped: the username was used again.
     UsernameReused {
         /// The old owner's account.
         mxid: Mxid,
@@ -110,7 +114,7 @@ pub enum Conflict {
         /// The account.
         mxid: Mxid,
     },
-    /// The linked account carries the ownership marker of somebody else.
+    /// Their account carries the ownership marker of somebody else.
     MarkedForOther {
         /// The account.
         mxid: Mxid,
@@ -187,7 +191,7 @@ impl Conflict {
             }
             Self::LocalpartTaken { mxid, owner: None, .. } => format!(
                 "if {mxid} is theirs, say so with `link USER {mxid}`; if it is not, rename one of the two, or set \
-                 `on_conflict = \"suffix\"`"
+                 `on_conflict = \"suffix\"`; {SEEN_LATER}"
             ),
             Self::LocalpartTaken { owner: Some(_), .. } => {
                 "rename one of the two in Defguard, or set `on_conflict = \"suffix\"`".to_owned()
@@ -198,7 +202,7 @@ impl Conflict {
             }
             Self::LoggedInBefore { mxid, .. } => format!(
                 "if {mxid} is theirs, say so with `link USER {mxid}`; to have all such accounts adopted, set \
-                 `on_conflict = \"adopt-if-same-email\"`"
+                 `on_conflict = \"adopt-if-same-email\"`; {SEEN_LATER}"
             ),
             Self::UsernameReused { mxid, owner } => format!(
                 "if the old owner has left, lock or deactivate {mxid} in Synapse, then take their link off with \
@@ -209,7 +213,7 @@ impl Conflict {
                  with `unlink USER`, then say with `link USER MXID` which of the two they are to keep"
             ),
             Self::EmailTaken { mxid, .. } => {
-                format!("take the address off {mxid} in Synapse, or correct it in Defguard")
+                format!("take the address off {mxid} in Synapse, or correct it in Defguard; {SEEN_LATER}")
             }
             Self::EmailTwins { .. } => "give each of them an address of their own in Defguard".to_owned(),
             Self::Vanished { mxid } => {
@@ -218,10 +222,12 @@ impl Conflict {
                 )
             }
             Self::Deactivated { mxid } => format!(
-                "reactivate {mxid} in Synapse if they are to have it back, or take the link off with `unlink USER`"
+                "reactivate {mxid} in Synapse if they are to have it back; if they are to have another one, take this one \
+                 from them with `unlink USER` and say which with `link USER MXID`"
             ),
             Self::MarkedForOther { .. } => {
-                "take the link off with `unlink USER`; whose account it is stands in its external ids"
+                "whose account it is stands in its external ids: take the wrong marker off in Synapse, or, if it is not \
+                 theirs, the link with `unlink USER`"
                     .to_owned()
             }
         }
@@ -253,7 +259,8 @@ impl fmt::Display for Conflict {
             Self::UsernameReused { mxid, owner } => {
                 write!(
                     f,
-                    "their username belonged to #{owner}, who is gone or disabled, and opens that person's {mxid}"
+                    "their login opens {mxid}, the account of #{owner}, from whom it cannot be taken: they are gone, \
+                     disabled, out of scope or cannot be mapped"
                 )
             }
             Self::SubjectTaken { mxid } => {

@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{DefguardId, Email, ExternalId, Failure, Mxid, Subject, Username};
+use super::{DefguardId, Email, ExternalId, Failure, MappedField, Mxid, Subject, Username};
 
 /// The tie between a person and the account that is theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +28,47 @@ pub struct Link {
 /// The baseline of the profile fields: what Defguard's templates gave when the account was last brought in step.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Applied {
-    /// The display name; `None` if there is no baseline.
+    /// The display name; `None` if the template gave nothing.
     pub display_name: Option<String>,
-    /// The e-mail address that we put on the account.
+    /// The e-mail address that we put on the account, or that Defguard had when we first saw the account; `None` if
+    /// there was none. It is the only address that is ever taken off again.
     pub email: Option<Email>,
+    /// The fields of which there is no baseline yet: nothing is known of what Defguard had when the account became this
+    /// person's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unseen: BTreeSet<MappedField>,
+}
+
+impl Applied {
+    /// The baseline of the display name; the outer `None` if there is none.
+    pub fn display_name(&self) -> Option<Option<&String>> {
+        (!self.unseen.contains(&MappedField::DisplayName)).then_some(self.display_name.as_ref())
+    }
+
+    /// The baseline of the e-mail address; the outer `None` if there is none.
+    pub fn email(&self) -> Option<Option<&Email>> {
+        (!self.unseen.contains(&MappedField::Email)).then_some(self.email.as_ref())
+    }
+
+    /// Sets the baseline of the display name.
+    pub fn set_display_name(&mut self, baseline: Option<Option<String>>) {
+        self.see(MappedField::DisplayName, baseline.is_some());
+        self.display_name = baseline.flatten();
+    }
+
+    /// Sets the baseline of the e-mail address.
+    pub fn set_email(&mut self, baseline: Option<Option<Email>>) {
+        self.see(MappedField::Email, baseline.is_some());
+        self.email = baseline.flatten();
+    }
+
+    fn see(&mut self, field: MappedField, seen: bool) {
+        if seen {
+            self.unseen.remove(&field);
+        } else {
+            self.unseen.insert(field);
+        }
+    }
 }
 
 /// Names and addresses are personal data.

@@ -32,14 +32,14 @@ pub enum FieldPolicy {
 }
 
 /// How an account is created. Synapse's admin API overwrites an account that appeared since the look-up
-/// (`facts/synapse.md`, second round). Others can make accounts even where nobody may register: a login by OIDC makes
-/// one too.
+/// (`facts/synapse.md`, second round), so where others can make accounts an empty request goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CreateMode {
-    /// What is safe: `EmptyFirst`.
+    /// `EmptyFirst` where the server lets people register themselves, `OneRequest` elsewhere, where only a first login
+    /// in the few milliseconds between our look and our write can make the account.
     #[default]
     Auto,
-    /// Everything in one request, for a first run of many people while nobody can log in.
+    /// Everything in one request.
     OneRequest,
     /// An empty request, and the rest only after the answer 201.
     EmptyFirst,

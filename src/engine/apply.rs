@@ -141,7 +141,11 @@ impl Engine {
             clock: self.clock.as_ref(),
             instance: &seen.rules.instance,
             run,
-            empty_first: self.options.create != CreateMode::OneRequest,
+            empty_first: match self.options.create {
+                CreateMode::Auto => seen.info.open_registration,
+                CreateMode::OneRequest => false,
+                CreateMode::EmptyFirst => true,
+            },
             pause: self.options.retry_pause,
             intent,
             kept: Vec::new(),

@@ -85,7 +85,7 @@ impl Engine {
             report.interrupted = true;
             return Ok(());
         };
-        let Found { seen, asked, mut plan } = found?;
+        let Some(Found { seen, asked, mut plan }) = found? else { return Ok(()) };
         if !request.only.is_empty() {
             plan.restrict(&asked);
         }
@@ -107,8 +107,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads both servers, finishes the journal of an interrupted run, and decides.
-    async fn find_out(&self, report: &mut RunReport, request: &RunRequest) -> Result<Found, Failure> {
+    /// Reads both servers, finishes the journal of an interrupted run, and decides; `None` if the run is about people
+    /// of whom none is known.
+    async fn find_out(&self, report: &mut RunReport, request: &RunRequest) -> Result<Option<Found>, Failure> {
         let mut seen = self.gather().await?;
         report.completeness = Some(seen.listing.completeness().clone());
         self.recover(&mut seen, request.dry_run).await?;
@@ -121,8 +122,11 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
+        if asked.is_empty() && !request.only.is_empty() {
+            return Ok(None);
+        }
         let plan = self.decide(&mut seen, request.pass, &asked).await?;
-        Ok(Found { seen, asked, plan })
+        Ok(Some(Found { seen, asked, plan }))
     }
 
     /// Keeps the conflicts in mind and drops the intents that are done with.

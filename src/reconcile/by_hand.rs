@@ -12,7 +12,7 @@ use super::{
     transfer::{Hands, Things},
     view::{Stop, View},
 };
-use crate::domain::{Change, Conflict, DefguardId, ExternalId, Failure, Link, Mxid};
+use crate::domain::{Account, Change, Conflict, DefguardId, ExternalId, Failure, Link, Mapped, Mxid};
 
 /// What an admin asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
             format!("they are linked to {}; take that link off first with `unlink`", link.mxid)
         });
     }
+    if !scene.complete {
+        return refuse("the list of people in Defguard could not be read completely; try again".to_owned());
+    }
     if *mxid == rules.own {
         return refuse(format!("{mxid} is the account that this service itself uses"));
     }
@@ -129,6 +132,15 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
     }
     let mut draft = take(view, person, mapped, account, State::Adopt, Change::Linked)?;
     let mut hands = Vec::new();
+    if let Some(other) = view.holder(&ExternalId::marker(&rules.instance, id))?
+        && other.summary.mxid != *mxid
+    {
+        hands.push(let_go(view, id, mapped, other)?);
+        warnings.push(format!(
+            "{} was theirs so far: it loses our marker and their login, and its sessions go on",
+            other.summary.mxid
+        ));
+    }
     let mut left = Vec::new();
     for conflict in std::mem::take(&mut draft.conflicts) {
         match (&conflict, &mapped.subject) {
@@ -166,35 +178,65 @@ fn link(view: &View<'_>, id: DefguardId, mxid: &Mxid) -> Result<(Group, Vec<Stri
     Ok((group, warnings))
 }
 
+/// What an account of theirs to which no link leads gives up: our marker and their login.
+fn let_go(view: &View<'_>, id: DefguardId, mapped: &Mapped, account: &Account) -> Result<Hands, No> {
+    let rules = view.scene.rules;
+    let mxid = account.summary.mxid.clone();
+    if let Some(other) =
+        view.linked_to(&mxid).or_else(|| account.owner(&rules.instance)).filter(|it| *it != id)
+    {
+        return Err(No::Refused(format!(
+            "{mxid} carries the ownership marker of #{id} and is the account of #{other}; take the marker off it in \
+             Synapse first"
+        )));
+    }
+    let login = mapped.subject.as_ref().ok().map(|subject| ExternalId::login(&rules.auth_provider, subject));
+    let ours = [Some(ExternalId::marker(&rules.instance, id)), login].into_iter().flatten();
+    let ids = ours.filter(|id| account.external_ids.contains(id)).collect();
+    let drops = Things { ids, ..Things::default() };
+    Ok(Hands { id, mxid, new: false, gains: Things::default(), drops })
+}
+
 fn unlink(view: &View<'_>, id: DefguardId) -> Result<(Group, Vec<String>), No> {
     let scene = view.scene;
-    let Some(link) = scene.links.get(&id) else {
-        return Err(No::Refused(format!("#{id} is linked to no account")));
-    };
+    let marker = ExternalId::marker(&scene.rules.instance, id);
     let mut warnings = Vec::new();
-    let mut drops = Things::default();
-    match view.account(&link.mxid)? {
-        None => warnings
-            .push(format!("{} is not on the homeserver any more; only the link is removed", link.mxid)),
-        Some(account) => {
-            let marker = ExternalId::marker(&scene.rules.instance, id);
-            let login =
-                link.subject.as_ref().map(|subject| ExternalId::login(&scene.rules.auth_provider, subject));
-            if !account.is_marked() || account.external_ids.contains(&marker) {
+    let hands = if let Some(link) = scene.links.get(&id) {
+        let mut drops = Things::default();
+        match view.account(&link.mxid)? {
+            None => warnings
+                .push(format!("{} is not on the homeserver any more; only the link is removed", link.mxid)),
+            Some(account) if account.is_marked() && !account.external_ids.contains(&marker) => {
+                warnings.push(format!(
+                    "{} carries the ownership marker of somebody else and stays as it is; only the link is removed",
+                    link.mxid
+                ));
+            }
+            Some(account) => {
+                let subject = link.subject.as_ref();
+                let login = subject.map(|subject| ExternalId::login(&scene.rules.auth_provider, subject));
                 let ours = [Some(marker), login].into_iter().flatten();
                 drops.ids.extend(ours.filter(|id| account.external_ids.contains(id)));
+                warnings
+                    .push(format!("their login does not open {} any more; its sessions go on", link.mxid));
             }
-            warnings.push(format!("nobody's login opens {} any more; its sessions go on", link.mxid));
         }
-    }
+        Hands { id, mxid: link.mxid.clone(), new: false, gains: Things::default(), drops }
+    } else {
+        let (Some(account), Some(mapped)) = (view.holder(&marker)?, scene.mapped.get(&id)) else {
+            return Err(No::Refused(format!("#{id} is linked to no account, and none carries their marker")));
+        };
+        let mxid = &account.summary.mxid;
+        warnings.push(format!("their login does not open {mxid} any more; its sessions go on"));
+        let_go(view, id, mapped, account)?
+    };
     if scene.people.get(&id).is_some_and(|person| person.is_active) {
         warnings.push(format!(
             "#{id} is active: unless they are linked to another account, the next sync reports that {} is in the way, or \
              deals with it as `on_conflict` says",
-            link.mxid
+            hands.mxid
         ));
     }
-    let hands = Hands { id, mxid: link.mxid.clone(), new: false, gains: Things::default(), drops };
     let mut group = order(id, &[], &[hands]);
     group.people = BTreeSet::from([id]);
     group.links = BTreeMap::from([(id, None)]);

@@ -1,6 +1,6 @@
 //! Who gets which account, and what has to change for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     draft::{Draft, assemble},
@@ -17,27 +17,49 @@ use crate::domain::{
 /// Decides what is to be done, or asks for what it does not know yet. The same scene always gives the same decision.
 pub fn decide(scene: &Scene<'_>) -> Decision {
     let view = View::new(scene);
+    // If only some are asked for, of those without an account only whoever wants what these want is looked at.
+    let mut only: BTreeSet<DefguardId> =
+        scene.afresh.iter().flat_map(|id| view.rivals(*id)).chain(scene.afresh.iter().copied()).collect();
+    loop {
+        let drafts = drafts(&view, (!scene.afresh.is_empty()).then_some(&only));
+        if view.has_questions() {
+            return Decision::Ask(view.into_questions());
+        }
+        let unlinked = |id: &DefguardId| !scene.links.contains_key(id);
+        let known = only.len();
+        only.extend(drafts.values().flat_map(|draft| draft.takes.keys().copied()).filter(unlinked));
+        if scene.afresh.is_empty() || only.len() == known {
+            let plan = assemble(&view, drafts);
+            return plan.map_or_else(|| Decision::Ask(view.into_questions()), Decision::Plan);
+        }
+    }
+}
+
+/// What becomes of everybody; of those without an account only of `only`.
+fn drafts(view: &View<'_>, only: Option<&BTreeSet<DefguardId>>) -> BTreeMap<DefguardId, Draft> {
+    let scene = view.scene;
     let mut drafts: BTreeMap<DefguardId, Draft> = BTreeMap::new();
     let mut open: Vec<(&Person, &Mapped)> = Vec::new();
     for (id, person) in scene.people {
         let Some(mapped) = scene.mapped.get(id) else { continue };
         let link = scene.links.get(id);
-        let draft = if let Some(standing) = not_wanted(&view, person) {
+        let draft = if let Some(standing) = not_wanted(view, person) {
             standing
         } else if scene.postponed.contains(id) {
             Draft::idle(person, link, State::Postponed)
         } else if let Some(link) = link {
-            Linked { view: &view, person, mapped, link }
+            Linked { view, person, mapped, link }
                 .draft()
                 .unwrap_or_else(|stop| stopped(person, Some(link), stop))
-        } else if !scene.complete {
+        } else if !scene.complete || only.is_some_and(|only| !only.contains(id)) {
             Draft::idle(person, None, State::Withheld)
         } else if let Some(conflicts) = view.remembered(*id) {
             Draft::idle(person, None, State::Conflict).conflicts(conflicts)
         } else {
-            match (Unlinked { view: &view, person, mapped }).draft() {
-                Ok(Some(draft)) => without_an_account(&view, draft, mapped)
-                    .unwrap_or_else(|stop| stopped(person, None, stop)),
+            match (Unlinked { view, person, mapped }).draft() {
+                Ok(Some(draft)) => {
+                    without_an_account(view, draft, mapped).unwrap_or_else(|stop| stopped(person, None, stop))
+                }
                 Ok(None) => {
                     open.push((person, mapped));
                     continue;
@@ -47,17 +69,16 @@ pub fn decide(scene: &Scene<'_>) -> Decision {
         };
         drafts.insert(*id, draft);
     }
-    let mut given = Given::new(&view, &drafts);
+    let mut given = Given::new(view, &drafts);
     for (person, mapped) in open {
-        let draft = Newcomer { view: &view, person, mapped }
+        let draft = Newcomer { view, person, mapped }
             .draft(&given)
-            .and_then(|draft| without_an_account(&view, draft, mapped))
+            .and_then(|draft| without_an_account(view, draft, mapped))
             .unwrap_or_else(|stop| stopped(person, None, stop));
         given.add(&draft);
         drafts.insert(person.id, draft);
     }
-    let plan = if view.has_questions() { None } else { assemble(&view, drafts) };
-    plan.map_or_else(|| Decision::Ask(view.into_questions()), Decision::Plan)
+    drafts
 }
 
 /// The draft of a person whom the sync does not concern.
@@ -165,10 +186,16 @@ impl Linked<'_> {
             if not_theirs {
                 return Ok(draft);
             }
-        } else if let Err(error) = &self.mapped.email {
-            draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
-        } else if let (Some(link), Ok(email)) = (&mut draft.link, &self.mapped.email) {
-            link.applied.email.clone_from(email);
+        } else {
+            if let Err(error) = &self.mapped.subject {
+                let why = error.to_string();
+                draft = draft.conflict(Conflict::Unmappable { field: MappedField::Subject, why });
+            }
+            let change = fields::email(scene.rules.email, self.mapped, Some(&self.link.applied), None);
+            draft.notes.extend(change.note);
+            if let Some(link) = &mut draft.link {
+                link.applied.set_email(change.baseline);
+            }
         }
         let shown = summary.display_name.as_deref();
         naming(&mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
@@ -187,8 +214,9 @@ impl Linked<'_> {
     }
 }
 
-/// Marker and subject of an account that is the person's. `old` is the subject that we put there; with none known, all
-/// other logins of our provider count as old.
+/// Marker and subject of an account that is the person's. `old` is the subject that we put there. With none known (the
+/// link or its subject was lost, or could never be put there) all other logins of our provider count as old, even one
+/// that an admin put there meanwhile: one left behind could open the account for whoever gets that username next.
 fn identify(
     view: &View<'_>,
     draft: &mut Draft,
@@ -203,23 +231,26 @@ fn identify(
             account.external_ids.contains(&ExternalId::login(&rules.auth_provider, subject))
         });
     }
+    let marker = ExternalId::marker(&rules.instance, draft.id);
+    let login = match &mapped.subject {
+        Ok(subject) => Some((subject, ExternalId::login(&rules.auth_provider, subject))),
+        Err(error) => {
+            let why = error.to_string();
+            draft.conflicts.push(Conflict::Unmappable { field: MappedField::Subject, why });
+            None
+        }
+    };
     if !view.scene.complete {
+        let lacks = |id: &ExternalId| !account.external_ids.contains(id);
+        if lacks(&marker) || login.is_some_and(|(_, login)| lacks(&login)) {
+            draft.state = State::Withheld;
+        }
         return Ok(());
     }
-    let marker = ExternalId::marker(&rules.instance, draft.id);
     if !account.external_ids.contains(&marker) {
         draft.gains.ids.insert(marker);
     }
-    let subject = match &mapped.subject {
-        Ok(subject) => subject,
-        Err(error) => {
-            draft
-                .conflicts
-                .push(Conflict::Unmappable { field: MappedField::Subject, why: error.to_string() });
-            return Ok(());
-        }
-    };
-    let login = ExternalId::login(&rules.auth_provider, subject);
+    let Some((subject, login)) = login else { return Ok(()) };
     // What a run that was cut short put there for a name that has changed again.
     let left_over = account.logins(&rules.auth_provider).filter(|id| **id != login && view.is_moving(id));
     draft.drops.ids.extend(left_over.cloned());
@@ -269,7 +300,7 @@ fn address(
     draft.gains.emails.extend(change.gain);
     draft.drops.emails.extend(change.drop);
     if let Some(link) = &mut draft.link {
-        link.applied.email = change.baseline;
+        link.applied.set_email(change.baseline);
     }
     Ok(())
 }
@@ -286,7 +317,7 @@ fn naming(
     draft.notes.extend(change.note);
     draft.name = change.write;
     if let Some(link) = &mut draft.link {
-        link.applied.display_name = change.baseline;
+        link.applied.set_display_name(change.baseline);
     }
 }
 
@@ -314,6 +345,10 @@ impl Unlinked<'_> {
                     Conflict::LocalpartTaken { mxid: mxid.clone(), owner: Some(owner), not_adopted: None };
                 return Ok(Some(Draft::idle(self.person, None, State::Conflict).conflict(taken)));
             }
+            if account.owner(&rules.instance) != Some(self.person.id) {
+                let conflict = Conflict::MarkedForOther { mxid: mxid.clone() };
+                return Ok(Some(Draft::idle(self.person, None, State::Conflict).conflict(conflict)));
+            }
             // Our own creation, interrupted after the marker was there: it may lack other things.
             let (state, made) = if self.view.begun_creation(self.person.id).as_ref() == Some(mxid) {
                 (State::Create, Change::Created)
@@ -329,7 +364,7 @@ impl Unlinked<'_> {
         }
         if let Some(mxid) = self.view.begun_creation(self.person.id)
             && let Some(account) = self.view.account(&mxid)?
-            && self.view.is_our_unfinished(account)
+            && self.view.is_still_nobodys(account)
         {
             return self.take(account, State::Create, Change::Created).map(Some);
         }
@@ -492,18 +527,22 @@ impl Newcomer<'_> {
         }
         let mut applied = Applied::default();
         match &self.mapped.email {
-            Ok(email) => applied.email.clone_from(email),
+            _ if rules.email == FieldPolicy::Ignore => applied.set_email(None),
+            Ok(None) => {}
+            Ok(Some(email)) => match self.view.claim_email(self.person.id, None, email)? {
+                // They get their account without it; it stays due.
+                Claim::Blocked(conflict) => draft = draft.conflict(conflict),
+                claim => {
+                    if let Claim::From(owner) = claim {
+                        draft.takes.entry(owner).or_default().emails.insert(email.clone());
+                    }
+                    draft.gains.emails.insert(email.clone());
+                    applied.email = Some(email.clone());
+                }
+            },
             Err(error) => {
                 draft = draft.note(Note::NoValue { field: MappedField::Email, why: error.to_string() });
             }
-        }
-        if let Some(email) = applied.email.as_ref().filter(|_| rules.email != FieldPolicy::Ignore) {
-            match self.view.claim_email(self.person.id, None, email)? {
-                Claim::Free => {}
-                Claim::From(owner) => draft.takes.entry(owner).or_default().emails.extend([email.clone()]),
-                Claim::Blocked(conflict) => return Ok(idle.conflict(conflict)),
-            }
-            draft.gains.emails.insert(email.clone());
         }
         match &self.mapped.display_name {
             Ok(name) => applied.display_name.clone_from(name),

@@ -144,7 +144,7 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
             continue;
         }
         let state = match draft.state {
-            State::InStep if draft.has_work() => State::Update,
+            State::InStep | State::Withheld if draft.has_work() => State::Update,
             State::InStep if !draft.conflicts.is_empty() => State::Conflict,
             state => state,
         };
@@ -342,6 +342,7 @@ pub(super) fn order(key: DefguardId, drafts: &[&Draft], hands: &[Hands]) -> Grou
         if new {
             let display_name = by_id.get(&id).and_then(|draft| draft.name.clone());
             let email = change.add_emails.into_iter().next();
+            group.confirm = true;
             group.steps.push(Step::Create { id, mxid, display_name, email, external_ids: change.add_ids });
             continue;
         }

@@ -128,7 +128,7 @@ pub enum Note {
     Locked,
     /// They have no account and need none.
     NoAccount,
-    /// They wait for somebody who failed lately.
+    /// They wait for somebody with whom nothing can be done now.
     WaitsFor {
         /// That person.
         id: DefguardId,
@@ -146,7 +146,7 @@ impl fmt::Display for Note {
             Self::WouldBe { mxid } => write!(f, "the templates would give {mxid} today; MXIDs never change"),
             Self::Locked => f.write_str("the account is locked in Synapse"),
             Self::NoAccount => f.write_str("has no account and gets none"),
-            Self::WaitsFor { id } => write!(f, "waits for #{id}, who failed lately"),
+            Self::WaitsFor { id } => write!(f, "waits for #{id}, with whom nothing can be done now"),
         }
     }
 }
@@ -167,7 +167,7 @@ pub struct Group {
     pub made: BTreeMap<DefguardId, Change>,
     /// The external ids that leave an account, and the logins that are put on one.
     pub moves: BTreeSet<Move>,
-    /// Whether the people have to be read again right before, because external ids of existing accounts change.
+    /// Whether the people have to be read again right before, because external ids change or an account is made.
     pub confirm: bool,
 }
 

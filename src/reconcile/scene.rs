@@ -64,7 +64,8 @@ pub struct Scene<'a> {
     pub standoffs: &'a BTreeMap<DefguardId, Standoff>,
     /// The people who failed lately and whose time has not come yet.
     pub postponed: &'a BTreeSet<DefguardId>,
-    /// The people whom somebody asks for by hand: what is remembered about them is found out anew.
+    /// The people whom somebody asks for by hand; empty: everybody. What is remembered about them is found out anew, and
+    /// nothing is found out for people without an account who want nothing that these want.
     pub afresh: &'a BTreeSet<DefguardId>,
     /// How thoroughly to look.
     pub pass: Pass,

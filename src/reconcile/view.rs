@@ -172,18 +172,17 @@ impl<'a> View<'a> {
                 .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject))
     }
 
+    /// Whether `owner` is an active person whose address is another one by now, so that the one that we put on their
+    /// account leaves it.
     fn gives_up_email(&self, owner: DefguardId, account: &Account, email: &Email) -> bool {
         let elsewhere = self
             .mapped(owner)
             .is_some_and(|mapped| mapped.email.as_ref().is_ok_and(|own| own.as_ref() != Some(email)));
-        let acts = match self.scene.rules.email {
-            FieldPolicy::Enforce => true,
-            FieldPolicy::OnChange => {
-                self.scene.links.get(&owner).is_some_and(|link| link.applied.email.as_ref() == Some(email))
-            }
-            FieldPolicy::Initial | FieldPolicy::Ignore => false,
-        };
-        self.is_wanted(owner) && self.can_be_written(owner, account) && elsewhere && acts
+        // What they or an admin put there is not ours to take off.
+        let ours =
+            self.scene.links.get(&owner).is_some_and(|link| link.applied.email.as_ref() == Some(email));
+        let acts = matches!(self.scene.rules.email, FieldPolicy::Enforce | FieldPolicy::OnChange);
+        self.is_wanted(owner) && self.can_be_written(owner, account) && elsewhere && ours && acts
     }
 
     fn mapped(&self, id: DefguardId) -> Option<&'a Mapped> {
@@ -302,8 +301,9 @@ impl<'a> View<'a> {
         self.scene.accounts.contains_key(mxid).then(|| mxid.clone())
     }
 
-    /// Whether an account that we made for somebody is still as empty as we left it.
-    pub(super) fn is_our_unfinished(&self, account: &Account) -> bool {
+    /// Whether nobody has laid hands on an account that, as the journal says, we made with an empty request. (Whether we
+    /// made it at all is another question; the engine answers it, by the time at which the account was made.)
+    pub(super) fn is_still_nobodys(&self, account: &Account) -> bool {
         account.external_ids.is_empty()
             && self.linked_to(&account.summary.mxid).is_none()
             && !(account.summary.admin || account.summary.guest || account.appservice.is_some())
@@ -329,7 +329,8 @@ impl<'a> View<'a> {
         self.taken.contains(mxid.as_str())
     }
 
-    /// The first free MXID with a number behind the localpart, as Synapse counts at a login.
+    /// The first free MXID with a number behind the localpart, as Synapse counts at a login, that is not the one which
+    /// the templates give to somebody else.
     pub(super) fn free_with_suffix(
         &self,
         localpart: &Localpart,
@@ -338,8 +339,31 @@ impl<'a> View<'a> {
         let server = &self.scene.rules.server;
         (1..MOST_SUFFIXES)
             .map_while(|n| Localpart::new(&format!("{localpart}{n}"), server).ok())
+            .filter(|localpart| !self.localparts.contains_key(localpart))
             .map(|localpart| Mxid::new(&localpart, server))
             .find(|mxid| !self.is_taken(mxid) && !is_given(mxid))
+    }
+
+    /// The people without a link who would get something that is, or was, this person's.
+    pub(super) fn rivals(&self, id: DefguardId) -> BTreeSet<DefguardId> {
+        let mapped = self.mapped(id);
+        let link = self.scene.links.get(&id);
+        let localpart = mapped.and_then(|mapped| mapped.localpart.as_ref().ok());
+        let subjects = [
+            mapped.and_then(|mapped| mapped.subject.as_ref().ok()),
+            link.and_then(|link| link.subject.as_ref()),
+        ];
+        let emails = [
+            mapped.and_then(|mapped| mapped.email.as_ref().ok()?.as_ref()),
+            link.and_then(|link| link.applied.email.as_ref()),
+        ];
+        let sharers = localpart.and_then(|localpart| self.localparts.get(localpart)).into_iter();
+        sharers
+            .chain(subjects.into_iter().flatten().filter_map(|subject| self.subjects.get(subject)))
+            .chain(emails.into_iter().flatten().filter_map(|email| self.emails.get(email)))
+            .flat_map(|sharers| sharers.people.iter().copied())
+            .filter(|id| !self.scene.links.contains_key(id))
+            .collect()
     }
 
     /// The localparts with the people without a link who map to them.
@@ -380,7 +404,10 @@ impl<'a> View<'a> {
             for digest in sharers.map(|sharers| sharers.map_or("", |sharers| &sharers.digest)) {
                 let _ = write!(text, "\n{digest}");
             }
-            let named = localpart.map(|localpart| Mxid::new(localpart, &self.scene.rules.server));
+            // Whoever has an account does not ask for the one that the templates name.
+            let named = localpart
+                .filter(|_| !self.scene.links.contains_key(&id))
+                .map(|localpart| Mxid::new(localpart, &self.scene.rules.server));
             for mxid in named.iter().chain(conflicts.iter().filter_map(Conflict::mxid)) {
                 let summary = self.scene.accounts.get(mxid).map(|account| {
                     (account.admin, account.deactivated, account.locked, account.guest, &account.user_type)

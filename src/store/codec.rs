@@ -116,6 +116,7 @@ mod tests {
                     email: email
                         .then(|| crate::domain::Email::canonical("someone@example.org").ok())
                         .flatten(),
+                    unseen: BTreeSet::new(),
                 },
                 mxid,
             })

@@ -499,6 +499,11 @@ impl World {
 }
 
 impl State {
+    /// The next list of people is not complete and lacks this one.
+    pub fn lacks(&mut self, id: DefguardId) {
+        self.faults.insert(LISTING, Fault::Missing(id));
+    }
+
     pub fn holder(&self, id: &ExternalId) -> Option<Mxid> {
         self.accounts
             .values()
