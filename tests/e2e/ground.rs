@@ -327,7 +327,7 @@ impl Ground {
     }
 
     pub async fn by_hand(&self, wish: &ByHand) -> defguard_synapse_sync::engine::HandDone {
-        self.engine().by_hand(wish, true, None).await.unwrap()
+        self.engine().by_hand(wish, true, None, &()).await.unwrap()
     }
 
     // ---- the program ----
