@@ -96,6 +96,8 @@ pub enum Line {
         /// All there are.
         total: usize,
     },
+    /// The work waits until the run under way is done.
+    Waiting,
     /// The answer; the last line.
     Answer(Answer),
 }
@@ -134,12 +136,12 @@ pub struct DaemonStatus {
 pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress) -> Answer {
     match command {
         Command::Sync(request) => Answer::Run(Box::new(engine.run(request, progress).await)),
-        Command::Explain { person } => match engine.explain(person).await {
+        Command::Explain { person } => match engine.explain(person, progress).await {
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
             Err(failure) => Answer::Failed(failure),
         },
         Command::ByHand { wish, confirmed, shown } => {
-            match engine.by_hand(wish, *confirmed, shown.as_deref()).await {
+            match engine.by_hand(wish, *confirmed, shown.as_deref(), progress).await {
                 Ok(done) => Answer::ByHand(Box::new(done)),
                 Err(failure) => Answer::Failed(failure),
             }

@@ -112,7 +112,7 @@ fn after_a_run_that_changed_the_link_of_somebody_in_conflict_the_next_one_asks_n
 }
 
 async fn by_hand(world: &World, wish: &ByHand) -> HandDone {
-    world.engine(&Policies::default()).by_hand(wish, true, None).await.unwrap()
+    world.engine(&Policies::default()).by_hand(wish, true, None, &()).await.unwrap()
 }
 
 fn link(person: &str, localpart: &str) -> ByHand {

@@ -408,8 +408,10 @@ fn the_journal_is_true(state: &State) {
     for write in &state.writes {
         let Some(is) = &write.after else { continue };
         let Some(was) = &write.before else {
-            // One that others changed before we could finish it is nobody's, and only a conflict tells of it.
-            let ours = state.accounts[&write.mxid].owner(&instance()).is_some();
+            // One that others changed before we could finish it is nobody's: a conflict tells of it, or it is adopted.
+            let adopted =
+                state.journal.iter().any(|entry| entry.change == Change::Adopted && entry.mxid == write.mxid);
+            let ours = !adopted && state.accounts[&write.mxid].owner(&instance()).is_some();
             *if ours { &mut seen } else { &mut filling }
                 .entry((&write.mxid, "created".to_owned()))
                 .or_default() += 1;

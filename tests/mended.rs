@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
     domain::{Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, Peer},
-    engine::{RunReport, RunRequest},
+    engine::{Progress, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
 };
 use support::world::{Event, Extra, Fault, Kind, LISTING, Policies, World, login_id, marker, mxid};
@@ -357,12 +357,12 @@ fn a_link_by_hand_that_is_cut_short_is_finished_by_the_next_sync() {
             let world = two_accounts();
             let engine = world.engine(&IN_TURN);
             world.state().unreachable = Some(mxid(cut));
-            engine.by_hand(&link("ann", "wanted"), true, None).await.unwrap_err();
+            engine.by_hand(&link("ann", "wanted"), true, None, &()).await.unwrap_err();
             world.state().unreachable = None;
             world.state().backoff.clear();
             if cut == "ann" {
                 // Nothing was done: her login is still on the first account, which only a person can settle.
-                let done = engine.by_hand(&link("ann", "wanted"), true, None).await.unwrap();
+                let done = engine.by_hand(&link("ann", "wanted"), true, None, &()).await.unwrap();
                 assert_eq!(done.refused, None);
             }
             world.calm(&IN_TURN, Pass::Frequent).await;
@@ -415,14 +415,14 @@ fn a_change_by_hand_does_only_what_was_shown() {
     now(async {
         let world = two_accounts();
         let engine = world.engine(&IN_TURN);
-        let shown = engine.by_hand(&link("ann", "wanted"), false, None).await.unwrap();
+        let shown = engine.by_hand(&link("ann", "wanted"), false, None, &()).await.unwrap();
         assert!(!shown.steps.is_empty());
         happen(&world, &[renamed(1, "anna")]);
-        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps)).await.unwrap();
+        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps), &()).await.unwrap();
         assert!(done.refused.is_some() && done.done.is_none());
         assert!(world.state().links.is_empty());
-        let shown = engine.by_hand(&link("#1", "wanted"), false, None).await.unwrap();
-        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps)).await.unwrap();
+        let shown = engine.by_hand(&link("#1", "wanted"), false, None, &()).await.unwrap();
+        let done = engine.by_hand(&link("#1", "wanted"), true, Some(&shown.steps), &()).await.unwrap();
         assert_eq!(done.refused, None);
     });
 }
@@ -628,5 +628,104 @@ fn a_creation_is_written_to_the_store_twice() {
         world.calm(&IN_TURN, Pass::Frequent).await;
         // The number of the run, the run, and the creation: before it and after it.
         assert_eq!(world.state().stored, 4);
+    });
+}
+
+#[test]
+fn a_run_ends_when_nobody_gets_a_clear_answer_but_not_when_each_is_refused() {
+    now(async {
+        let people: Vec<Event> = (0..40).map(|n| joins(&format!("p{n}"))).collect();
+        for (class, tried) in [
+            (FailureClass::Malformed, 8),
+            (FailureClass::RateLimited(None), 8),
+            (FailureClass::Transient, 8),
+            (FailureClass::Unauthorised, 1),
+            (FailureClass::Permanent, 40),
+        ] {
+            let world = world(&people);
+            world.state().writes_fail = Some(class);
+            let report = faulty(&world, &IN_TURN, &[]).await.unwrap();
+            let failed = report.people.iter().filter(|person| person.failure.is_some());
+            assert_eq!(failed.count(), tried, "{class:?}");
+            let stopped = report.failure.map(|failure| failure.class);
+            assert_eq!(stopped, (tried < 40).then_some(class), "{class:?}");
+        }
+    });
+}
+
+#[test]
+fn the_homeserver_is_asked_who_it_is_at_each_full_pass() {
+    now(async {
+        let world = world(&[joins("ann")]);
+        let engine = world.engine(&IN_TURN);
+        for (pass, asked) in [(Pass::Frequent, 1), (Pass::Frequent, 1), (Pass::Full, 2), (Pass::Frequent, 2)]
+        {
+            engine.run(&RunRequest::everybody(pass), &()).await;
+            assert_eq!(world.state().identified, asked, "{pass:?}");
+        }
+    });
+}
+
+#[test]
+fn a_change_by_hand_first_completes_the_journal_of_a_run_that_was_cut_short() {
+    now(async {
+        let mut completed = 0;
+        for at in 4..20 {
+            let world = world(&[joins("ann")]);
+            world.calm(&IN_TURN, Pass::Frequent).await;
+            happen(&world, &[renamed(1, "anna")]);
+            let before = world.state().writes.len();
+            faulty(&world, &IN_TURN, &[(at, Fault::CrashAfter)]).await;
+            let told = |world: &World| {
+                let state = world.state();
+                state
+                    .journal
+                    .iter()
+                    .filter(|entry| matches!(entry.change, Change::ExternalIds { .. }))
+                    .count()
+            };
+            let lost = told(&world) < world.state().writes.len() - before;
+            world.by_hand(&IN_TURN, &ByHand::Unlink { person: "#1".to_owned() }, BTreeMap::new()).await;
+            let written = world.state().writes[before..]
+                .iter()
+                .filter(|write| {
+                    let ids = |account: &Option<defguard_synapse_sync::domain::Account>| {
+                        account.as_ref().map(|account| account.external_ids.clone())
+                    };
+                    ids(&write.before) != ids(&write.after)
+                })
+                .count();
+            assert_eq!(told(&world), written, "at {at}");
+            completed += usize::from(lost);
+        }
+        assert!(completed > 1, "{completed}");
+    });
+}
+
+/// Counts how often it is told to wait.
+#[derive(Default)]
+struct Waits(std::sync::atomic::AtomicUsize);
+
+impl Progress for Waits {
+    fn waiting(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn step(&self, _done: usize, _total: usize) {}
+}
+
+#[test]
+fn whoever_has_to_wait_for_a_run_is_told_so() {
+    now(async {
+        let world = world(&[joins("ann")]);
+        let engine = world.engine(&IN_TURN);
+        let waits = Waits::default();
+        let everybody = RunRequest::everybody(Pass::Frequent);
+        let (report, explained) = tokio::join!(engine.run(&everybody, &()), engine.explain("ann", &waits));
+        assert_eq!(report.exit_code(), 0);
+        assert!(explained.unwrap().is_some());
+        assert_eq!(waits.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        engine.explain("ann", &waits).await.unwrap();
+        assert_eq!(waits.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     });
 }

@@ -133,6 +133,10 @@ impl Bar {
 }
 
 impl Progress for Bar {
+    fn waiting(&self) {
+        complain("waiting for the run under way to end");
+    }
+
     fn step(&self, done: usize, total: usize) {
         self.0.set_length(total as u64);
         self.0.set_position(done as u64);

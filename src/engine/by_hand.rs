@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Engine, StepText,
+    Engine, Progress, StepText,
     gather::{Gathered, MOST_ROUNDS, answer, no_end},
 };
 use crate::{
@@ -44,8 +44,9 @@ impl Engine {
         wish: &ByHand,
         confirmed: bool,
         shown: Option<&[StepText]>,
+        progress: &dyn Progress,
     ) -> Result<HandDone, Failure> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(progress).await;
         let (seen, found) = self.read(self.find_out_by_hand(wish)).await?;
         let (mut done, group) = match found {
             Found::Refused(refused) => return Ok(refused),

@@ -28,7 +28,7 @@ struct Found {
 impl Engine {
     /// Runs once. What goes wrong is in the report.
     pub async fn run(&self, request: &RunRequest, progress: &dyn Progress) -> RunReport {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(progress).await;
         let began = self.clock.now();
         let mut report = RunReport {
             run: None,
@@ -181,8 +181,8 @@ impl Engine {
 
     /// Explains one person, given by username, `#` and id, or MXID; `None` if nobody is known by that name. Nothing is
     /// changed.
-    pub async fn explain(&self, name: &str) -> Result<Option<Explanation>, Failure> {
-        let _turn = self.turn.lock().await;
+    pub async fn explain(&self, name: &str, progress: &dyn Progress) -> Result<Option<Explanation>, Failure> {
+        let _turn = self.turn(progress).await;
         let found = async {
             let mut seen = self.gather().await?;
             self.recover(&mut seen, true).await?;

@@ -14,7 +14,7 @@ mod write;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -123,6 +123,15 @@ impl Engine {
     /// Cancelling this token lets the run under way finish the people in hand and end.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    /// Waits until no run and no change by hand is going on, and says so if it has to wait.
+    async fn turn(&self, progress: &dyn Progress) -> MutexGuard<'_, ()> {
+        if let Ok(turn) = self.turn.try_lock() {
+            return turn;
+        }
+        progress.waiting();
+        self.turn.lock().await
     }
 
     /// Does what only reads, unless the process is asked to end.

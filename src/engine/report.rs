@@ -13,8 +13,11 @@ use crate::{
     reconcile::{Group, Note, Pass, State, Step},
 };
 
-/// Told about every group of people that is done.
+/// Told how the work goes on.
 pub trait Progress: Send + Sync {
+    /// The work waits until the run under way is done.
+    fn waiting(&self) {}
+
     /// `done` of `total` groups are done.
     fn step(&self, done: usize, total: usize);
 }

@@ -132,6 +132,10 @@ async fn name_version(mut response: Response) -> Response {
 struct Lines(mpsc::Sender<Line>);
 
 impl Progress for Lines {
+    fn waiting(&self) {
+        let _ = self.0.try_send(Line::Waiting);
+    }
+
     fn step(&self, done: usize, total: usize) {
         // A reader that is too slow misses a line of progress, never the answer.
         let _ = self.0.try_send(Line::Progress { done, total });
@@ -203,6 +207,7 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
             let line = serde_json::from_slice(&line)
                 .map_err(|error| failed(format!("its answer cannot be read: {error}")).mend(mend.clone()))?;
             match line {
+                Line::Waiting => progress.waiting(),
                 Line::Progress { done, total } => progress.step(done, total),
                 Line::Answer(answer) => return Ok(Some(answer)),
             }

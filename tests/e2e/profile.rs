@@ -12,7 +12,7 @@ async fn a_new_person_gets_an_account_with_all_that_is_theirs_and_then_costs_not
     let report = ground.sync().await;
     assert_eq!(of(&report, id).state, State::Create);
     assert_eq!(of(&report, id).done, [Change::Created]);
-    assert_eq!(ground.writes(), ["PUT alice displayname,external_ids,threepids"]);
+    assert_eq!(ground.writes(), ["PUT alice", "PUT alice displayname,external_ids,threepids"]);
     let expected = Account {
         name: Some("alice Person".to_owned()),
         emails: set([ground.email("alice")]),
@@ -32,11 +32,11 @@ async fn a_new_person_gets_an_account_with_all_that_is_theirs_and_then_costs_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_request_goes_first_where_the_config_says_so() {
-    let ground = Ground::new("emptyfirst").await.with("synapse.create", "\"empty-first\"");
+async fn everything_goes_in_one_request_where_the_config_says_so() {
+    let ground = Ground::new("onerequest").await.with("synapse.create", "\"one-request\"");
     let id = ground.add("alice");
     ground.sync().await;
-    assert_eq!(ground.writes(), ["PUT alice", "PUT alice displayname,external_ids,threepids"]);
+    assert_eq!(ground.writes(), ["PUT alice displayname,external_ids,threepids"]);
     let account = ground.account("alice").await;
     assert_eq!(account.name.as_deref(), Some("alice Person"));
     assert_eq!(account.ids, set([ground.login("alice"), ground.marker(id)]));

@@ -219,6 +219,10 @@ pub struct State {
     pub made: BTreeSet<Mxid>,
     calls: usize,
     faults: BTreeMap<usize, Fault>,
+    /// How often the homeserver was asked who it is.
+    pub identified: usize,
+    /// Every write to an account fails like this.
+    pub writes_fail: Option<FailureClass>,
     /// Writes to this account are cut.
     pub unreachable: Option<Mxid>,
     /// The homeserver does the next write only when another one comes.
@@ -298,6 +302,8 @@ impl World {
             made: BTreeSet::new(),
             calls: 0,
             faults: BTreeMap::new(),
+            identified: 0,
+            writes_fail: None,
             unreachable: None,
             slow: false,
             late: Vec::new(),
@@ -389,7 +395,7 @@ impl World {
         let done = tokio::select! {
             biased;
             () = died.notified() => false,
-            done = engine.by_hand(wish, true, None) => done.is_ok_and(|done| done.done.is_some()),
+            done = engine.by_hand(wish, true, None, &()) => done.is_ok_and(|done| done.done.is_some()),
         };
         let mut state = self.state();
         let died = state.dead;
@@ -562,6 +568,9 @@ impl State {
     fn put(&mut self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         let linked = self.links.values().any(|link| link.mxid == *mxid);
         let before = self.accounts.get(mxid).cloned();
+        if let Some(class) = self.writes_fail {
+            return Err(failure(Peer::Synapse, class));
+        }
         if self.unreachable.as_ref() == Some(mxid) {
             return Err(failure(Peer::Synapse, FailureClass::Transient));
         }
@@ -810,6 +819,7 @@ impl Directory for World {
 impl Homeserver for World {
     async fn identify(&self) -> Result<HomeserverInfo, Failure> {
         self.asynchronous(Peer::Synapse, |state| {
+            state.identified += 1;
             Ok(HomeserverInfo {
                 server_name: server(),
                 own: mxid("sync"),
