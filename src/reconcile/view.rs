@@ -94,7 +94,7 @@ impl<'a> View<'a> {
         for sharers in all.filter(|sharers| sharers.people.len() > 1) {
             let mut text = String::new();
             for id in &sharers.people {
-                let _ = write!(text, "{id} {}\n", link_text(scene.links.get(id)));
+                let _ = writeln!(text, "{id} {}", link_text(scene.links.get(id)));
             }
             sharers.digest = digest(&text);
         }
