@@ -301,7 +301,10 @@ async fn a_synapse_that_is_down_before_or_during_a_run_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_revoked_in_the_middle_of_a_run_ends_it_and_is_explained() {
-    let ground = Ground::new("revoked").await.with("synapse.concurrency", "1");
+    let ground = Ground::new("revoked")
+        .await
+        .with("synapse.concurrency", "1")
+        .with("synapse.create", "\"one-request\"");
     let admin = ground.synapse.register_user(&ground.n("admin"), true).await;
     ground.secret("synapse-token", &admin.token);
     let ids = ["a", "b", "c", "d"].map(|who| ground.add(who));
@@ -346,7 +349,8 @@ async fn a_request_that_synapse_refuses_concerns_this_person_only() {
     assert_eq!(of(&report, good).state, State::Create);
     // The next run leaves the person in peace for a while, and one for them does not.
     ground.proxy.clear();
-    let report = ground.sync().await;
+    let report = ground.run(defguard_synapse_sync::reconcile::Pass::Frequent).await;
+    assert_eq!(report.exit_code(), 3, "whoever is put off still counts as failed");
     assert_eq!(of(&report, bad).state, State::Postponed);
     assert_eq!(ground.writes(), [""; 0]);
     ground.proxy.remove_all();
@@ -358,7 +362,7 @@ async fn a_request_that_synapse_refuses_concerns_this_person_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_display_name_that_synapse_limits_is_written_all_the_same() {
-    let ground = Ground::new("limited").await;
+    let ground = Ground::new("limited").await.with("synapse.create", "\"one-request\"");
     let id = ground.add("alice");
     ground.sync().await;
     // The person's own bucket for messages, which an admin's change of the name counts against, is empty.
