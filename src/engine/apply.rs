@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{
         Backoff, Change, CreateMode, DefguardId, Entry, Failure, FailureClass, Intent, Link, Lookup, Mxid,
-        Peer, RunId,
+        Peer, Person, RunId,
     },
     ports::{JournalFilter, Outcome},
     reconcile::Group,
@@ -228,7 +228,14 @@ impl Engine {
     async fn changed_since(&self, seen: &Gathered, group: &Group) -> Option<GroupDone> {
         for id in &group.people {
             let Some(person) = seen.listing.people().get(id) else { continue };
-            match self.directory.find(&person.username).await {
+            let now = match self.directory.find(&person.username).await {
+                // Names such as `available` cannot be looked up at all (`facts/defguard.md` section 4); the list has them.
+                Lookup::Unknown(failure) if failure.class == FailureClass::Permanent => {
+                    self.listed(*id).await
+                }
+                lookup => lookup,
+            };
+            match now {
                 Lookup::Found(now) if now == *person => {}
                 Lookup::Found(_) => {
                     return Some(GroupDone::put_off(format!(
@@ -246,6 +253,17 @@ impl Engine {
             }
         }
         None
+    }
+
+    /// One person as a new reading of the whole list shows them.
+    async fn listed(&self, id: DefguardId) -> Lookup<Person> {
+        match self.directory.list().await {
+            Ok(listing) => match listing.people().get(&id) {
+                Some(person) => Lookup::Found(person.clone()),
+                None => Lookup::Absent,
+            },
+            Err(failure) => Lookup::Unknown(failure),
+        }
     }
 
     /// Those who failed before and did not now.

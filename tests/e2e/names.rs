@@ -158,12 +158,7 @@ async fn an_address_that_goes_to_somebody_else_is_taken_off_its_former_owner_fir
     assert_eq!(ground.mailbox(&ground.email("carol")).await.as_deref(), Some("dave"));
     assert_eq!(
         ground.writes(),
-        [
-            "PUT carol threepids",
-            "PUT dave threepids",
-            "PUT erin",
-            "PUT erin displayname,external_ids,threepids"
-        ]
+        ["PUT carol threepids", "PUT dave threepids", "PUT erin displayname,external_ids,threepids"]
     );
     ground.nothing_to_do().await;
 }

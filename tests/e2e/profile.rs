@@ -12,7 +12,7 @@ async fn a_new_person_gets_an_account_with_all_that_is_theirs_and_then_costs_not
     let report = ground.sync().await;
     assert_eq!(of(&report, id).state, State::Create);
     assert_eq!(of(&report, id).done, [Change::Created]);
-    assert_eq!(ground.writes(), ["PUT alice", "PUT alice displayname,external_ids,threepids"]);
+    assert_eq!(ground.writes(), ["PUT alice displayname,external_ids,threepids"]);
     let expected = Account {
         name: Some("alice Person".to_owned()),
         emails: set([ground.email("alice")]),
