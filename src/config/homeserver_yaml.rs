@@ -275,7 +275,7 @@ impl EntryOf<'_> {
     }
 
     /// The scopes whose claims are seen: all that are asked for, except that the user info endpoint, if Synapse asks
-    /// that instead of the id token (`OidcProvider._uses_userinfo`), never has groups (`facts/defguard.md` section 7).
+    /// that instead of the id token (`OidcProvider._uses_userinfo`), never has groups (`docs/facts/defguard.md` section 7).
     fn scopes(&self, findings: &mut Vec<Finding>) -> Result<Vec<String>, Finding> {
         let mut scopes = match self.node.value.get("scopes") {
             None => vec!["openid".to_owned()],

@@ -1,7 +1,7 @@
 //! What an answer that is no success means, and what a person can do about it. Pure: from answer to [`Failure`].
 //!
 //! Nothing of an answer is trusted to be JSON because of its status: Defguard sends JSON, plain text, a web page or
-//! nothing (`facts/defguard.md` sections 1, 2 and 9), and what stands before it sends what it likes.
+//! nothing (`docs/facts/defguard.md` sections 1, 2 and 9), and what stands before it sends what it likes.
 
 use reqwest::StatusCode;
 use url::Url;
@@ -211,7 +211,7 @@ impl Asked<'_> {
     }
 
     fn too_many(&self, answer: &Answer) -> Failure {
-        // Two different things (`facts/defguard.md` sections 1 and 9): the lock-out is JSON and says no time, the
+        // Two different things (`docs/facts/defguard.md` sections 1 and 9): the lock-out is JSON and says no time, the
         // rate limiter is text and does.
         let locked = defguard_message(answer).is_some() && answer.retry_after().is_none();
         if locked {
@@ -268,7 +268,7 @@ pub(super) fn defguard_message(answer: &Answer) -> Option<String> {
     if answer.is_json() { wire::message(&answer.body) } else { None }
 }
 
-/// Refuses 1.x by the header that every answer of every version carries (`facts/defguard.md` sections 9 and 10). A
+/// Refuses 1.x by the header that every answer of every version carries (`docs/facts/defguard.md` sections 9 and 10). A
 /// proxy may strip it; the shape of the list tells then.
 pub(super) fn refuse_old_version(asked: &Asked<'_>, answer: &Answer) -> Result<(), Failure> {
     let Some(version) = answer.header("defguard-component-version") else { return Ok(()) };

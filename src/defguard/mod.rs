@@ -1,5 +1,5 @@
 //! The directory as Defguard 2.x serves it: with an API token or a login of its own, page by page, and with a sober
-//! judgement of how far the result can be trusted. What is relied on here is recorded in `facts/defguard.md`.
+//! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
 mod explain;
 mod session;
@@ -27,7 +27,7 @@ use crate::{
     ports::{Clock, Directory},
 };
 
-/// As many people on a page as Defguard gives; more is cut silently (`facts/defguard.md` section 2).
+/// As many people on a page as Defguard gives; more is cut silently (`docs/facts/defguard.md` section 2).
 const PER_PAGE: &str = "100";
 /// More pages than any server has: ten million people.
 const MOST_PAGES: u64 = 100_000;
@@ -55,7 +55,7 @@ pub struct Options {
     pub url: Url,
     /// How we prove who we are.
     pub auth: Auth,
-    /// How many pages are read at once after the first one. More than four gains nothing (`facts/defguard.md`
+    /// How many pages are read at once after the first one. More than four gains nothing (`docs/facts/defguard.md`
     /// section 8).
     pub page_workers: usize,
     /// How often an incomplete listing is read again.
@@ -238,7 +238,7 @@ impl Defguard {
     }
 
     /// Reads all pages one time: the first, the rest several at once (which is faster and so misses fewer people,
-    /// `facts/defguard.md` section 3), and what has grown beyond them meanwhile.
+    /// `docs/facts/defguard.md` section 3), and what has grown beyond them meanwhile.
     async fn read_all(&self) -> Result<Vec<Page>, Failure> {
         let first = self.page(1).await?;
         let announced = first.page.total_pages;

@@ -1,7 +1,7 @@
 //! A login that is kept and shared: one at a time, no second attempt after a refusal.
 //!
 //! Defguard locks an account for five minutes after five failed logins within a minute, counts refused one-time codes
-//! too, and starts the five minutes anew with every attempt made while locked (`facts/defguard.md` section 1). So a
+//! too, and starts the five minutes anew with every attempt made while locked (`docs/facts/defguard.md` section 1). So a
 //! refusal closes the [`Gate`] for a while, whatever the engine asks for meanwhile.
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -263,7 +263,7 @@ fn unix_seconds(now: DateTime<Utc>) -> u64 {
 }
 
 /// Reads the secret as Defguard shows it: base32, blanks and lower case allowed. SHA-1, 6 digits, 30 s, no tolerance
-/// (`facts/defguard.md` section 1).
+/// (`docs/facts/defguard.md` section 1).
 fn read_totp_secret(secret: &SecretString) -> Result<Totp, Failure> {
     let plain: String = secret
         .expose_secret()
@@ -295,7 +295,7 @@ fn read_totp_secret(secret: &SecretString) -> Result<Totp, Failure> {
 }
 
 /// The session cookie by hand: a cookie jar would drop it where our URL is not the one in Defguard's settings, since
-/// `Domain` and `Secure` follow those (`facts/defguard.md` section 1).
+/// `Domain` and `Secure` follow those (`docs/facts/defguard.md` section 1).
 fn session_cookie(answer: &Answer) -> Option<HeaderValue> {
     answer.headers.get_all(SET_COOKIE).iter().filter_map(|header| header.to_str().ok()).find_map(|header| {
         let pair = header.split(';').next()?.trim();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::domain::{DefguardId, Page, Person, Username};
 
-/// Defguard's `UserInfo`, as far as it is used here (`facts/defguard.md` section 2). What is not listed is ignored,
+/// Defguard's `UserInfo`, as far as it is used here (`docs/facts/defguard.md` section 2). What is not listed is ignored,
 /// so that a later 2.x may add to it; what is listed must be there.
 #[derive(Deserialize)]
 struct UserInfo {
@@ -71,7 +71,7 @@ pub(super) struct PlacedPage {
 /// Why a body is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ShapeError {
-    /// A plain JSON array of everybody, which is how Defguard 1.x answers (`facts/defguard.md` section 10).
+    /// A plain JSON array of everybody, which is how Defguard 1.x answers (`docs/facts/defguard.md` section 10).
     PlainArray,
     /// Not JSON, or cut off.
     NotJson,

@@ -133,7 +133,7 @@ impl<T> fmt::Debug for Field<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AccountPatch {
     /// The display name. Each time it is sent to an existing account it costs one token of the person's own
-    /// message rate (`facts/synapse.md` section 1).
+    /// message rate (`docs/facts/synapse.md` section 1).
     pub display_name: Field<String>,
     /// All e-mail addresses and phone numbers.
     pub threepids: Option<BTreeSet<ThreePid>>,

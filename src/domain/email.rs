@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// An e-mail address in Synapse's canonical form. Any other spelling would be deleted and added again by every
-/// write (`facts/synapse.md` section 3).
+/// write (`docs/facts/synapse.md` section 3).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Email(String);

@@ -113,7 +113,7 @@ impl fmt::Display for ExternalId {
 #[serde(transparent)]
 pub struct Localpart(String);
 
-/// Why Synapse would refuse to register a localpart (its `check_username`, `facts/synapse.md` section 1).
+/// Why Synapse would refuse to register a localpart (its `check_username`, `docs/facts/synapse.md` section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LocalpartProblem {
     /// Nothing is left of it.

@@ -40,7 +40,7 @@ impl Listing {
     /// Puts the pages of one reading together and judges them. A person shown twice with the same content counts
     /// once; one shown twice with different content is left out, since it cannot be said which one is true.
     ///
-    /// Even a listing that is found complete here can lack somebody (`facts/defguard.md` section 3): absence needs
+    /// Even a listing that is found complete here can lack somebody (`docs/facts/defguard.md` section 3): absence needs
     /// more proof than one of them.
     pub fn assemble(pages: Vec<Page>) -> Self {
         let mut why = Vec::new();

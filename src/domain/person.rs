@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DefguardId, Username};
 
-/// One person in Defguard (its `UserInfo`, `facts/defguard.md` section 2).
+/// One person in Defguard (its `UserInfo`, `docs/facts/defguard.md` section 2).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Person {
     /// Stays the same for ever.

@@ -229,7 +229,7 @@ impl Engine {
         for id in &group.people {
             let Some(person) = seen.listing.people().get(id) else { continue };
             let now = match self.directory.find(&person.username).await {
-                // Names such as `available` cannot be looked up at all (`facts/defguard.md` section 4); the list has them.
+                // Names such as `available` cannot be looked up at all (`docs/facts/defguard.md` section 4); the list has them.
                 Lookup::Unknown(failure) if failure.class == FailureClass::Permanent => {
                     self.listed(*id).await
                 }

@@ -423,7 +423,7 @@ pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance)
 }
 
 /// How far a list went from `before` to `after`. Synapse takes addresses off one by one before it adds one, and can end
-/// in between (`facts/synapse.md` sections 1 and 3).
+/// in between (`docs/facts/synapse.md` sections 1 and 3).
 fn brought_about<T: Ord + Clone>(
     now: &BTreeSet<T>,
     before: &BTreeSet<T>,

@@ -1,5 +1,5 @@
 //! The claims that Defguard issues, and the variable `user` as templates see it (authlib's `UserInfo`,
-//! `facts/synapse.md` section 9).
+//! `docs/facts/synapse.md` section 9).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -35,7 +35,7 @@ impl Default for Scopes {
     }
 }
 
-/// The claims about a person in Defguard's id_token, in its order (`facts/defguard.md` section 7). What belongs to
+/// The claims about a person in Defguard's id_token, in its order (`docs/facts/defguard.md` section 7). What belongs to
 /// one login only (`exp`, `nonce` and their like) is not among them.
 pub fn claims(person: &Person, scopes: &Scopes) -> Map<String, serde_json::Value> {
     let mut claims = Map::new();

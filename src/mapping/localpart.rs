@@ -1,4 +1,4 @@
-//! Synapse's `map_username_to_mxid_localpart` (`facts/synapse.md` section 9).
+//! Synapse's `map_username_to_mxid_localpart` (`docs/facts/synapse.md` section 9).
 
 /// Brings any text into the alphabet of localparts: ASCII letters are lower-cased, and every byte outside
 /// `a-z0-9_-./+` becomes `=` and two hexadecimal digits; so does an underscore at the beginning.

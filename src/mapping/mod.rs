@@ -1,5 +1,5 @@
 //! What Synapse's OIDC mapping templates make of a person: the same localpart, display name, e-mail and subject
-//! that a login would give (`facts/synapse.md` section 9). Pure: no I/O, no clock, no randomness.
+//! that a login would give (`docs/facts/synapse.md` section 9). Pure: no I/O, no clock, no randomness.
 //!
 //! A template goes through these stages:
 //!

@@ -134,7 +134,7 @@ impl Templates {
                     "there is no localpart_template, so Synapse lets people choose".to_owned(),
                 )),
             },
-            // PostgreSQL cannot store NUL, and Synapse would answer 500 (`facts/synapse.md` section 1).
+            // PostgreSQL cannot store NUL, and Synapse would answer 500 (`docs/facts/synapse.md` section 1).
             display_name: optional(&self.display_name, MappedField::DisplayName)
                 .map(|text| Some(text.replace('\0', "")).filter(|text| !text.is_empty())),
             email: optional(&self.email, MappedField::Email).and_then(|text| match text.as_str() {

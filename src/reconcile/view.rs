@@ -134,7 +134,7 @@ impl<'a> View<'a> {
     }
 
     /// The account that really carries an external id. What Synapse's look-up names is looked at, since it may
-    /// answer from a stale cache (`facts/synapse.md` section 2).
+    /// answer from a stale cache (`docs/facts/synapse.md` section 2).
     pub(super) fn holder(&self, id: &ExternalId) -> Result<Option<&'a Account>, Stop> {
         match self.scene.answers.external_ids.get(id) {
             None => Err(self.ask(Question::ExternalId(id.clone()))),

@@ -1,4 +1,4 @@
-//! What Synapse's refusals mean, and what a person can do about them (`facts/synapse.md` sections 1 to 3 and 7).
+//! What Synapse's refusals mean, and what a person can do about them (`docs/facts/synapse.md` sections 1 to 3 and 7).
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use super::{SEGMENT, Synapse, expect_ok, explain, wire};
 
 /// The oldest Synapse that can be worked with, as major and minor version: the first whose list of accounts tells
 /// which ones are locked. Before it a locked account could not be told from one in use. The look-ups by external
-/// id (1.68) and by e-mail address (1.72) are older (`facts/synapse.md` section 5).
+/// id (1.68) and by e-mail address (1.72) are older (`docs/facts/synapse.md` section 5).
 pub const OLDEST_VERSION: (u32, u32) = (1, 93);
 
 impl Synapse {

@@ -1,7 +1,7 @@
 //! The homeserver as Synapse's admin API shows it: implements [`Homeserver`].
 //!
 //! Reads are repeated when they fail in a way that may pass. Writes are not: Synapse's write is no transaction, so
-//! after a failure the caller has to read the account again before it knows what is there (`facts/synapse.md`
+//! after a failure the caller has to read the account again before it knows what is there (`docs/facts/synapse.md`
 //! section 1).
 
 mod explain;
@@ -35,7 +35,7 @@ pub use self::{identify::OLDEST_VERSION, read_only::ReadOnly};
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// All accounts in one answer. Pages are cut by offset, so several of them could miss an account; one large page is
-/// a snapshot, and Synapse has no upper limit (`facts/synapse.md` section 6).
+/// a snapshot, and Synapse has no upper limit (`docs/facts/synapse.md` section 6).
 const LIST: &str = "/_synapse/admin/v2/users?deactivated=true&locked=true&guests=true&limit=1000000";
 
 /// How to reach a Synapse.

@@ -1,4 +1,4 @@
-//! The shapes of Synapse's answers and of the body of a write (`facts/synapse.md` sections 1 and 6).
+//! The shapes of Synapse's answers and of the body of a write (`docs/facts/synapse.md` sections 1 and 6).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

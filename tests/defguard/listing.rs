@@ -1,4 +1,4 @@
-//! The list of all people: how it is read, and what can be missing from it (`facts/defguard.md` section 3).
+//! The list of all people: how it is read, and what can be missing from it (`docs/facts/defguard.md` section 3).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! A world in memory that implements all ports: a directory, a homeserver that behaves as Synapse does
-//! (`facts/synapse.md`), a store, and a clock. What goes wrong in it is written down beforehand, call by call.
+//! (`docs/facts/synapse.md`), a store, and a clock. What goes wrong in it is written down beforehand, call by call.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, unreachable_pub)]
 
@@ -564,7 +564,7 @@ impl State {
         self.look_up(&login);
     }
 
-    /// Synapse's PUT on an account (`facts/synapse.md` sections 1 to 3).
+    /// Synapse's PUT on an account (`docs/facts/synapse.md` sections 1 to 3).
     fn put(&mut self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         let linked = self.links.values().any(|link| link.mxid == *mxid);
         let before = self.accounts.get(mxid).cloned();

@@ -1,4 +1,4 @@
-//! The Synapse adapter against a real Synapse: each trap of `facts/synapse.md` that concerns it.
+//! The Synapse adapter against a real Synapse: each trap of `docs/facts/synapse.md` that concerns it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 

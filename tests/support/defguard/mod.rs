@@ -1,4 +1,4 @@
-//! A stand-in Defguard 2.x on a free port of the loopback interface, true to `facts/defguard.md`; where those are
+//! A stand-in Defguard 2.x on a free port of the loopback interface, true to `docs/facts/defguard.md`; where those are
 //! silent, a comment says so. It keeps state, can be changed through its API (with `curl`, too) or from the test, and
 //! can be made to misbehave while it runs.
 
