@@ -153,17 +153,27 @@ impl Daemon {
         if self.catch_up {
             let _ = shared.queue.submit(RunRequest::everybody(Pass::Frequent));
         }
-        while let Some((at, pass)) = self.timetable.next(self.clock.now(), (self.draw)()) {
-            *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, pass));
-            loop {
-                let left = (at - self.clock.now()).to_std().unwrap_or_default();
-                if left.is_zero() {
-                    break;
+        let mut since = self.clock.now();
+        while let Some((at, planned)) = self.timetable.next(since, (self.draw)()) {
+            *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, planned));
+            let now = loop {
+                let now = self.clock.now();
+                let left = (at - now).to_std().unwrap_or_default();
+                // A clock that was put back makes the times anew.
+                if left.is_zero() || now < since {
+                    break now;
                 }
                 tokio::select! {
                     () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
                     () = stop.cancelled() => return,
                 }
+            };
+            let put_back = now < since;
+            // After a long sleep it is the full pass, if that was missed.
+            let pass = self.timetable.due(since, now).unwrap_or(planned);
+            since = now;
+            if put_back {
+                continue;
             }
             if let Err(refused) = shared.queue.submit(RunRequest::everybody(pass)) {
                 tracing::warn!(%refused, "the scheduled run was not taken");

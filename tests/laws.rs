@@ -116,7 +116,7 @@ fn policies() -> impl Strategy<Value = Policies> {
     };
     let on_conflict =
         select(vec![OnConflict::Report, OnConflict::AdoptIfSameEmail, OnConflict::Adopt, OnConflict::Suffix]);
-    let create = select(vec![CreateMode::Auto, CreateMode::OneRequest]);
+    let create = select(vec![CreateMode::Auto, CreateMode::OneRequest, CreateMode::EmptyFirst]);
     (on_conflict, field(), field(), any::<bool>(), create, select(vec![1_usize, 8])).prop_map(
         |(on_conflict, display_name, email, open_registration, create, concurrency)| Policies {
             on_conflict,
@@ -578,7 +578,8 @@ proptest! {
         at in 4_usize..40,
     ) {
         now(async {
-            let policies = Policies { create: CreateMode::Auto, on_conflict: OnConflict::Report, ..story.policies };
+            let policies =
+                Policies { create: CreateMode::EmptyFirst, on_conflict: OnConflict::Report, ..story.policies };
             let world = World::new();
             for round in &story.rounds {
                 let hand_made = Event::HandMade { localpart: localpart.clone(), email: None, kind: Kind::Plain };

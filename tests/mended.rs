@@ -68,7 +68,7 @@ const IN_TURN: Policies = Policies {
     display_name: defguard_synapse_sync::domain::FieldPolicy::OnChange,
     email: defguard_synapse_sync::domain::FieldPolicy::Enforce,
     open_registration: false,
-    create: CreateMode::Auto,
+    create: CreateMode::EmptyFirst,
     concurrency: 1,
 };
 
@@ -430,7 +430,7 @@ fn a_change_by_hand_does_only_what_was_shown() {
 #[test]
 fn a_creation_that_comes_through_late_is_not_taken_for_a_strangers() {
     now(async {
-        for create in [CreateMode::Auto, CreateMode::OneRequest] {
+        for create in [CreateMode::EmptyFirst, CreateMode::OneRequest] {
             let policies = Policies { create, ..IN_TURN };
             let world = world(&[joins("ann")]);
             world.state().slow = true;

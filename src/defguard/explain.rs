@@ -37,6 +37,17 @@ pub(super) struct Asked<'a> {
 const CHECK_URL: &str = "Check `defguard.url`: it must be the address that shows Defguard's own login page, without \
     `/api`. If it is right, something between us and Defguard (a reverse proxy, a firewall) gave this answer.";
 
+/// A request to which there was no answer.
+pub(super) fn unanswered(failure: Failure) -> Failure {
+    if failure.mend.is_some() || failure.class != FailureClass::Transient {
+        return failure;
+    }
+    failure.mend(
+        "See whether Defguard is running and can be reached at `defguard.url` from here. If it is only slow, look at \
+         its database, or give it longer with `defguard.timeout`.",
+    )
+}
+
 impl Asked<'_> {
     /// A failure of this request.
     pub(super) fn failure(&self, class: FailureClass, why: impl Into<String>) -> Failure {

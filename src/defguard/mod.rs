@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use self::{
-    explain::{Asked, Proof, defguard_message, refuse_old_version},
+    explain::{Asked, Proof, defguard_message, refuse_old_version, unanswered},
     session::{Endpoints, Session},
     wire::PlacedPage,
 };
@@ -208,7 +208,8 @@ impl Defguard {
         name: HeaderName,
         value: &HeaderValue,
     ) -> Result<Answer, Failure> {
-        self.http.once(asked.what, self.http.client().get(url.clone()).header(name, value.clone())).await
+        let request = self.http.client().get(url.clone()).header(name, value.clone());
+        self.http.once(asked.what, request).await.map_err(unanswered)
     }
 
     async fn page(&self, number: u64) -> Result<PlacedPage, Failure> {

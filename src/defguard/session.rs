@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use totp_rs::{Algorithm, Builder, Secret, Totp};
 use url::Url;
 
-use super::explain::{Asked, Proof, refuse_old_version};
+use super::explain::{Asked, Proof, refuse_old_version, unanswered};
 use crate::{
     domain::{Failure, FailureClass, Peer},
     http::{Answer, Http},
@@ -156,8 +156,8 @@ impl Session {
         }
         let asked = Asked { what: LOGIN, proof: Proof::Login, username: None };
         let body = Credentials { username: &self.username, password: self.password.expose_secret() };
-        let answer =
-            http.once(asked.what, http.client().post(self.endpoints.login.clone()).json(&body)).await?;
+        let request = http.client().post(self.endpoints.login.clone()).json(&body);
+        let answer = http.once(asked.what, request).await.map_err(unanswered)?;
         refuse_old_version(&asked, &answer)?;
         asked.expect_json(&answer)?;
         let cookie = session_cookie(&answer).ok_or_else(|| {
@@ -203,7 +203,7 @@ impl Session {
             .post(self.endpoints.totp.clone())
             .header(COOKIE, cookie.clone())
             .json(&Code { code });
-        let answer = http.once(asked.what, request).await?;
+        let answer = http.once(asked.what, request).await.map_err(unanswered)?;
         refuse_old_version(&asked, &answer)?;
         asked.expect_json(&answer)
     }

@@ -32,7 +32,7 @@ pub enum FieldPolicy {
 }
 
 /// How an account is created. Synapse's admin API overwrites an account that appeared since the look-up
-/// (`docs/facts/synapse.md`, second round), so where others can make accounts an empty request goes first.
+/// (`docs/facts/synapse.md`, further observations), so where others can make accounts an empty request goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CreateMode {
     /// `EmptyFirst` where the server lets people register themselves, `OneRequest` elsewhere, where only a first login

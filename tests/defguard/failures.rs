@@ -67,8 +67,8 @@ async fn every_wrong_answer_to_the_list_is_its_own_explained_failure() {
             3,
         ),
         (Fault::answer(502, "text/html", "<h1>Bad Gateway</h1>"), Transient, "status 502", "proxy", 3),
-        (Fault::cut(), Transient, "cut", "", 3),
-        (Fault::cut_body(), Transient, "cut", "", 3),
+        (Fault::cut(), Transient, "cut", "defguard.url", 3),
+        (Fault::cut_body(), Transient, "cut", "defguard.url", 3),
         (Fault::truncate(), Malformed, "broken or cut off", "defguard.url", 1),
         (Fault::json(200, &json!({"data": []})), Malformed, "`pagination` is missing", "newer release", 1),
         (Fault::json(200, &json!(null)), Malformed, "`pagination` is missing", "newer release", 1),
@@ -128,7 +128,7 @@ async fn a_slow_server_is_not_waited_for_for_ever() {
     let http = HttpOptions { timeout: Duration::from_millis(200), tries: 1, ..http() };
     let defguard = Defguard::new(options(&server, as_admin()), http, server.time()).unwrap();
     let failure = defguard.list().await.unwrap_err();
-    assert_explained(&failure, FailureClass::Transient, "no answer in time", "");
+    assert_explained(&failure, FailureClass::Transient, "no answer in time", "defguard.timeout");
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_server_that_is_not_there_is_told_from_one_that_cuts() {
     let defguard = client(&server, token("dg-x"));
     server.stop().await;
     let failure = defguard.list().await.unwrap_err();
-    assert_explained(&failure, FailureClass::Transient, "could not connect", "");
+    assert_explained(&failure, FailureClass::Transient, "could not connect", "defguard.url");
 }
 
 #[tokio::test]

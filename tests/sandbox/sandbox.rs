@@ -100,6 +100,7 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
 
     make_trouble(&defguard, &synapse).await;
     advise(&file, &defguard, &synapse);
+    tracing_subscriber::fmt().with_env_filter("defguard_synapse_sync=info").init();
     let daemon =
         Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0);
     daemon.run(&settings.control.socket).await.context("the daemon ended")
