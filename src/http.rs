@@ -43,6 +43,9 @@ impl Default for HttpOptions {
 /// The longest pause that a server can make us take between two tries. Asked for more, we give up and say so.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How a failure begins whose request never left: nothing can have come of it.
+pub const NOT_SENT: &str = "could not connect";
+
 /// An answer of whatever status, read whole.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -177,7 +180,7 @@ fn explain_transport(error: &reqwest::Error) -> String {
     let kind = if error.is_timeout() {
         "no answer in time"
     } else if error.is_connect() {
-        "could not connect"
+        NOT_SENT
     } else if error.is_builder() {
         "the request could not be built"
     } else {

@@ -229,8 +229,8 @@ impl Asked<'_> {
             return self
                 .failure(FailureClass::Unauthorised, "status 429: the account is locked out after too many failed logins")
                 .mend(
-                    "Defguard locks an account for five minutes after five failed logins, and every further attempt \
-                     starts the five minutes anew. Anybody who knows the username can cause that from outside; \
+                    "Wait five minutes without running any command, then try again: Defguard locks an account for five \
+                     minutes after five failed logins, and every further attempt starts them anew. Anybody who knows the username can cause that from outside; \
                      an API token (with a licence), or a username that nobody knows, is safe from it.",
                 );
         }

@@ -17,7 +17,7 @@ use url::Url;
 use super::explain::{Asked, Proof, refuse_old_version, unanswered};
 use crate::{
     domain::{Failure, FailureClass, Peer},
-    http::{Answer, Http},
+    http::{Answer, Http, NOT_SENT},
     ports::Clock,
 };
 
@@ -134,7 +134,7 @@ impl Session {
             }
             Err(failure) => {
                 match failure.class {
-                    FailureClass::Transient => {}
+                    FailureClass::Transient if !failure.why.starts_with(NOT_SENT) => {}
                     FailureClass::Unauthorised => {
                         state.gate.unknown.pop();
                         state.gate.close(self.clock.now(), failure.clone());

@@ -102,15 +102,16 @@ impl Engine {
     /// Reads both servers and the store.
     pub(super) async fn gather(&self) -> Result<Gathered, Failure> {
         let info = self.homeserver_info().await?;
+        let (listing, accounts, own) =
+            tokio::join!(self.directory.list(), self.homeserver.list(), self.directory.own_username());
+        let (listing, accounts) = (listing?, accounts?);
+        // Only now: a wrong address must not tie the store to it.
         self.store.bind(&ServerPair {
             instance: self.options.instance.clone(),
             defguard_url: self.options.defguard_url.clone(),
             server_name: info.server_name.clone(),
             auth_provider: self.options.auth_provider.clone(),
         })?;
-        let (listing, accounts, own) =
-            tokio::join!(self.directory.list(), self.homeserver.list(), self.directory.own_username());
-        let (listing, accounts) = (listing?, accounts?);
         let mut rules = rules(&self.options, &info);
         if !self.options.include_own_account {
             rules.scope.own_username = own?;

@@ -1,11 +1,10 @@
-//! Carries the decision out: gather → map → plan → apply → record, one way, one run after the other.
+//! Carries the decision out: gather → map → decide → apply → record, one way, one run after the other.
 //!
 //! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
 //! at; everything else it reads anew.
 
 mod apply;
 mod by_hand;
-
 mod cycle;
 mod gather;
 pub mod queue;

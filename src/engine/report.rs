@@ -82,13 +82,6 @@ impl StepText {
     }
 }
 
-impl PersonReport {
-    /// Whether there is something that a person should look at.
-    pub fn needs_attention(&self) -> bool {
-        !self.conflicts.is_empty() || self.failure.is_some() || self.put_off.is_some()
-    }
-}
-
 /// How many people and changes of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -158,7 +151,11 @@ impl RunReport {
         }
         let tally = self.tally();
         let changed = self.people.iter().filter(|person| !person.done.is_empty()).count();
-        let planned = self.people.iter().filter(|person| !person.steps.is_empty()).count();
+        let planned = self
+            .people
+            .iter()
+            .filter(|person| !person.steps.is_empty() || person.state == State::Relink)
+            .count();
         let conflicts = self.people.iter().filter(|person| !person.conflicts.is_empty()).count();
         let change =
             if self.dry_run { format!("{planned} would change") } else { format!("{changed} changed") };

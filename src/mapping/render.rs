@@ -113,7 +113,7 @@ fn exact(raw: &str) -> Result<(), String> {
                 return Err(format!("the integer {number} is larger than this program can hold"));
             }
             if number == "-0" {
-                return Err("the integer -0 is not done".to_owned());
+                return Err("the integer -0 is not supported".to_owned());
             }
         }
     }

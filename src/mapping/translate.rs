@@ -270,11 +270,11 @@ impl<'s> Translator<'s> {
             Stmt::Extends(_) | Stmt::Include(_) | Stmt::Import(_) | Stmt::FromImport(_) => {
                 self.push("{{ _loader() }}");
             }
-            Stmt::CallBlock(call) => self.refuse(Some(call.span()), "`{% call %}` is not done", None),
+            Stmt::CallBlock(call) => self.refuse(Some(call.span()), "`{% call %}` is not supported", None),
             Stmt::AutoEscape(escape) => {
                 self.refuse(
                     Some(escape.span()),
-                    "`{% autoescape %}` is not done",
+                    "`{% autoescape %}` is not supported",
                     Some("use the filter `e`"),
                 );
             }
@@ -341,7 +341,7 @@ impl<'s> Translator<'s> {
     fn assign(&mut self, target: &Expr<'_>, value: &str, at: Span) {
         if let Expr::GetAttr(attribute) = target {
             let Expr::Var(_) = attribute.expr else {
-                self.refuse(Some(at), "an assignment to an attribute of an attribute is not done", None);
+                self.refuse(Some(at), "an assignment to an attribute of an attribute is not supported", None);
                 return;
             };
             let (namespace, name) = (self.expr(&attribute.expr), self.temporary());
@@ -351,7 +351,7 @@ impl<'s> Translator<'s> {
         if self.captured {
             self.refuse(
                 Some(at),
-                "an assignment within a block, `{% filter %}` or `{% set %}` body is not done",
+                "an assignment within a block, `{% filter %}` or `{% set %}` body is not supported",
                 None,
             );
         }
@@ -388,13 +388,13 @@ impl<'s> Translator<'s> {
             }
             Expr::List(list) if list.items.iter().all(|item| matches!(item, Expr::Var(_))) => {
                 if list.items.len() < 2 {
-                    self.refuse(Some(list.span()), "unpacking into a single name is not done", None);
+                    self.refuse(Some(list.span()), "unpacking into a single name is not supported", None);
                 }
                 let names: Vec<_> = list.items.iter().map(|item| self.targets(item).0).collect();
                 (names.join(", "), names.len())
             }
             other => {
-                self.refuse(Some(other.span()), "unpacking into nested names is not done", None);
+                self.refuse(Some(other.span()), "unpacking into nested names is not supported", None);
                 ("v_".to_owned(), 1)
             }
         }

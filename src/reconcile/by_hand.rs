@@ -219,6 +219,13 @@ fn unlink(view: &View<'_>, id: DefguardId) -> Result<(Group, Vec<String>), No> {
                 drops.ids.extend(ours.filter(|id| account.external_ids.contains(id)));
                 warnings
                     .push(format!("their login does not open {} any more; its sessions go on", link.mxid));
+                if link.applied.email.as_ref().is_some_and(|email| account.has_email(email)) {
+                    warnings.push(format!(
+                        "the e-mail address that Defguard has for them stays on {}; take it off in Synapse if the account \
+                         is not theirs",
+                        link.mxid
+                    ));
+                }
             }
         }
         Hands { id, mxid: link.mxid.clone(), new: false, gains: Things::default(), drops }
@@ -231,11 +238,15 @@ fn unlink(view: &View<'_>, id: DefguardId) -> Result<(Group, Vec<String>), No> {
         let_go(view, id, mapped, account)?
     };
     if scene.people.get(&id).is_some_and(|person| person.is_active) {
-        warnings.push(format!(
-            "#{id} is active: unless they are linked to another account, the next sync reports that {} is in the way, or \
-             deals with it as `on_conflict` says",
-            hands.mxid
-        ));
+        let named = scene.mapped.get(&id).and_then(|mapped| mapped.localpart.as_ref().ok());
+        warnings.push(match named.map(|localpart| Mxid::new(localpart, &scene.rules.server)) {
+            Some(mxid) if mxid == hands.mxid => format!(
+                "#{id} is active: unless they are linked to another account, the next sync reports that {mxid} is in the \
+                 way, or deals with it as `on_conflict` says"
+            ),
+            Some(mxid) => format!("#{id} is active: the next sync looks for {mxid}, which the templates give"),
+            None => format!("#{id} is active, and the templates give them no account of their own"),
+        });
     }
     let mut group = order(id, &[], &[hands]);
     group.people = BTreeSet::from([id]);

@@ -165,7 +165,7 @@ pub(super) fn held() -> Failure {
         "another process holds the store: the daemon is running; verbs go through its control socket",
     )
     .mend(
-        "check that this command reads the same config as the daemon (control socket), or stop the daemon first",
+        "if you were starting the daemon, it is running already: see `status`; otherwise check that this command reads the same config as the daemon (`control.socket`), or stop the daemon first",
     )
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     faults::several,
-    ground::{Ground, State, accounts_of, of},
+    ground::{Ground, State, accounts_of, of, set},
     process::Ended,
     support::defguard::Fault,
 };
@@ -236,4 +236,17 @@ async fn somebody_who_is_changed_between_the_list_and_the_write_is_put_off() {
     assert_eq!(ground.opens("othername").await, None);
     assert_eq!(ground.opens("renamed").await, None);
     ground.nothing_to_do().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_address_of_defguard_says_so_and_can_be_put_right() {
+    let ground = Ground::new("typo").await;
+    let right = ground.defguard.url().to_string();
+    let ground = ground.with("defguard.url", "\"http://127.0.0.1:1/\"");
+    let ended = ground.program(&["sync"]).await.with_code(5);
+    assert!(ended.err.contains("could not connect"), "{}", ended.err);
+    let ground = ground.with("defguard.url", &format!("{right:?}"));
+    let id = ground.add("alice");
+    ground.program(&["sync"]).await.with_code(0);
+    assert_eq!(ground.account("alice").await.ids, set([ground.login("alice"), ground.marker(id)]));
 }

@@ -70,7 +70,7 @@ impl Translator<'_> {
                     if at > 0 && has_call(left) {
                         self.refuse(
                             Some(compare.span()),
-                            "a call in the middle of a chain of comparisons is not done",
+                            "a call in the middle of a chain of comparisons is not supported",
                             Some("compare with `and`"),
                         );
                     }
@@ -108,7 +108,7 @@ impl Translator<'_> {
                 let chained = matches!(&test.expr, Expr::Test(_))
                     || matches!(&test.expr, Expr::UnaryOp(not) if matches!(not.expr, Expr::Test(_)));
                 if chained {
-                    self.refuse(Some(test.span()), "one `is` behind another is not done", None);
+                    self.refuse(Some(test.span()), "one `is` behind another is not supported", None);
                 }
                 let parentheses = self
                     .raw(test.span())
@@ -187,7 +187,7 @@ impl Translator<'_> {
 
     pub(super) fn variable(&mut self, id: &str, at: Span) -> String {
         if RESERVED.contains(&id) {
-            self.refuse(Some(at), &format!("Jinja2's own `{id}` is not done"), None);
+            self.refuse(Some(at), &format!("Jinja2's own `{id}` is not supported"), None);
         } else if id == "loop" && self.loops > 0 {
             self.refuse(
                 Some(at),
@@ -242,7 +242,7 @@ impl Translator<'_> {
                 if !simple && !matches!(right, Expr::Const(_)) {
                     self.refuse(
                         Some(left.span()),
-                        "a computed base of `**` is not done, since Jinja2 gets the sign of constants wrong there",
+                        "a computed base of `**` is not supported, since Jinja2 gets the sign of constants wrong there",
                         None,
                     );
                 }
@@ -257,7 +257,7 @@ impl Translator<'_> {
 
     pub(super) fn filter(&mut self, filter: &Filter<'_>, input: &str, at: Span) -> String {
         if REFUSED_FILTERS.contains(&filter.name) {
-            self.refuse(Some(at), &format!("the filter `{}` is not done", filter.name), None);
+            self.refuse(Some(at), &format!("the filter `{}` is not supported", filter.name), None);
         } else if !filters::NAMES.contains(&filter.name) && !self.soft {
             self.problem(ProblemKind::Broken, Some(at), format!("No filter named '{}'.", filter.name), None);
         }
@@ -301,7 +301,7 @@ impl Translator<'_> {
         if let Expr::Var(var) = object {
             if var.id == "loop" && self.loops > 0 {
                 if !LOOP_FIELDS.contains(&name) {
-                    self.refuse(Some(at), &format!("`loop.{name}` is not done"), None);
+                    self.refuse(Some(at), &format!("`loop.{name}` is not supported"), None);
                 }
                 return format!("loop.{name}");
             }
@@ -330,7 +330,11 @@ impl Translator<'_> {
                 let object = match &method.expr {
                     Expr::Var(var) if var.id == "loop" && self.loops > 0 => {
                         if method.name != "cycle" || args.contains('=') {
-                            self.refuse(Some(at), &format!("`loop.{}()` is not done", method.name), None);
+                            self.refuse(
+                                Some(at),
+                                &format!("`loop.{}()` is not supported", method.name),
+                                None,
+                            );
                         }
                         return format!("loop.cycle({})", args.trim_start_matches(", "));
                     }

@@ -31,7 +31,7 @@ impl<'s> Translator<'s> {
     /// Python's inner attributes lead out of the claims.
     pub(super) fn check_name(&mut self, name: &str, at: Span) {
         if name.starts_with("__") {
-            self.refuse(Some(at), &format!("Python's own attribute `{name}` is not done"), None);
+            self.refuse(Some(at), &format!("Python's own attribute `{name}` is not supported"), None);
         }
     }
 
@@ -56,7 +56,7 @@ impl<'s> Translator<'s> {
                 Some('\\' | '\'' | '"' | 'n' | 'r' | 't' | 'u' | 'x') | None => {}
                 Some(other) => self.refuse(
                     Some(at),
-                    &format!("the escape `\\{}` is not done", other.escape_default()),
+                    &format!("the escape `\\{}` is not supported", other.escape_default()),
                     Some("write the character itself, or `\\u` and four hexadecimal digits"),
                 ),
             }
