@@ -77,6 +77,9 @@ impl Executor for Shared {
         match command {
             Command::Sync(request) if !request.dry_run => {
                 self.watchers.add(&progress);
+                if self.queue.running().is_some() {
+                    progress.waiting();
+                }
                 let submitted = match self.queue.submit(request) {
                     Ok(submitted) => submitted,
                     Err(refused) => return Answer::Refused(refused.to_string()),
