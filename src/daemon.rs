@@ -77,6 +77,9 @@ impl Executor for Shared {
         match command {
             Command::Sync(request) if !request.dry_run => {
                 self.watchers.add(&progress);
+                if self.queue.running().is_some() {
+                    progress.waiting();
+                }
                 let submitted = match self.queue.submit(request) {
                     Ok(submitted) => submitted,
                     Err(refused) => return Answer::Refused(refused.to_string()),
@@ -156,30 +159,58 @@ impl Daemon {
         let mut since = self.clock.now();
         while let Some((at, planned)) = self.timetable.next(since, (self.draw)()) {
             *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, planned));
-            let now = loop {
+            let pass = loop {
                 let now = self.clock.now();
-                let left = (at - now).to_std().unwrap_or_default();
-                // A clock that was put back makes the times anew.
-                if left.is_zero() || now < since {
-                    break now;
-                }
+                let left = match awaken(&self.timetable, since, (at, planned), now) {
+                    Awakening::Early(left) => left,
+                    Awakening::PutBack => {
+                        since = now;
+                        break None;
+                    }
+                    Awakening::Due(pass) => {
+                        since = now;
+                        break Some(pass);
+                    }
+                };
                 tokio::select! {
                     () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
                     () = stop.cancelled() => return,
                 }
             };
-            let put_back = now < since;
-            // After a long sleep it is the full pass, if that was missed.
-            let pass = self.timetable.due(since, now).unwrap_or(planned);
-            since = now;
-            if put_back {
-                continue;
-            }
+            let Some(pass) = pass else { continue };
             if let Err(refused) = shared.queue.submit(RunRequest::everybody(pass)) {
                 tracing::warn!(%refused, "the scheduled run was not taken");
             }
         }
         stop.cancelled().await;
+    }
+}
+
+/// What a look at the clock asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awakening {
+    /// Nothing yet; so long it is still to wait.
+    Early(Duration),
+    /// The clock was put back, so the times have to be made anew.
+    PutBack,
+    /// This pass.
+    Due(Pass),
+}
+
+/// Decides what to do at the moment `now`, when the pass `planned` is to begin at `at` and all ticks up to `since` were
+/// seen to. After a long sleep it is the full pass, if a tick of it was missed.
+fn awaken(
+    timetable: &Timetable,
+    since: DateTime<Utc>,
+    (at, planned): (DateTime<Utc>, Pass),
+    now: DateTime<Utc>,
+) -> Awakening {
+    if now < since {
+        return Awakening::PutBack;
+    }
+    match (at - now).to_std() {
+        Ok(left) if !left.is_zero() => Awakening::Early(left),
+        _ => Awakening::Due(timetable.due(since, now).unwrap_or(planned)),
     }
 }
 
@@ -232,4 +263,91 @@ fn watch_signals(stop: CancellationToken) -> Result<impl Future<Output = ()> + S
             stop.cancel();
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::schedule::Cron;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-01-{text}Z").parse().unwrap()
+    }
+
+    /// Every five minutes, and in full at three in the night, each with up to a minute of jitter.
+    fn timetable() -> Timetable {
+        let cron = |text| Cron::parse(text, chrono_tz::UTC, at("01T00:00:00")).unwrap();
+        Timetable {
+            frequent: cron("*/5 * * * *"),
+            full: Some(cron("0 3 * * *")),
+            jitter: TimeDelta::seconds(60),
+        }
+    }
+
+    /// What each look at the clock asks for, from a start on. After each pass, and each time the clock was put back,
+    /// the next one is planned as the daemon plans it.
+    fn looks(start: &str, moments: &[&str]) -> Vec<Awakening> {
+        let timetable = timetable();
+        let mut since = at(start);
+        let mut planned = timetable.next(since, 0.5).unwrap();
+        let mut asked = Vec::new();
+        for moment in moments {
+            let awakening = awaken(&timetable, since, planned, at(moment));
+            if !matches!(awakening, Awakening::Early(_)) {
+                since = at(moment);
+                planned = timetable.next(since, 0.5).unwrap();
+            }
+            asked.push(awakening);
+        }
+        asked
+    }
+
+    #[test]
+    fn nothing_is_done_before_the_tick_and_its_jitter_are_over() {
+        assert_eq!(
+            looks("01T12:01:00", &["01T12:01:00", "01T12:05:29", "01T12:05:30", "01T12:05:31"]),
+            [
+                Awakening::Early(Duration::from_secs(270)),
+                Awakening::Early(Duration::from_secs(1)),
+                Awakening::Due(Pass::Frequent),
+                Awakening::Early(Duration::from_secs(299)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_full_pass_that_was_missed_while_the_machine_slept_is_done_at_the_awakening() {
+        assert_eq!(
+            looks("01T22:01:00", &["02T08:17:00", "02T08:20:30"]),
+            [Awakening::Due(Pass::Full), Awakening::Due(Pass::Frequent)]
+        );
+        // However many frequent ones were missed, one is done.
+        assert_eq!(
+            looks("01T12:01:00", &["01T20:17:00", "01T20:17:01"]),
+            [Awakening::Due(Pass::Frequent), Awakening::Early(Duration::from_secs(209))]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_makes_the_times_anew() {
+        assert_eq!(
+            looks("05T12:01:00", &["05T12:05:30", "02T12:01:00", "02T12:01:00", "02T12:05:30"]),
+            [
+                Awakening::Due(Pass::Frequent),
+                Awakening::PutBack,
+                Awakening::Early(Duration::from_secs(270)),
+                Awakening::Due(Pass::Frequent),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_put_forth_brings_the_pass_at_once_and_only_once() {
+        assert_eq!(
+            looks("01T12:01:00", &["09T12:01:00", "09T12:01:01"]),
+            [Awakening::Due(Pass::Full), Awakening::Early(Duration::from_secs(269))]
+        );
+    }
 }

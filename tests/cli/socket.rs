@@ -8,11 +8,19 @@ use std::{
         net::UnixListener,
         process::CommandExt as _,
     },
-    process::{Command, Stdio},
+    process::{self, Stdio},
+    time::Duration,
 };
 
+use defguard_synapse_sync::{
+    command::{Answer, Command},
+    engine::{Progress, RunRequest},
+    reconcile::Pass,
+    serve::control::ask,
+};
 use insta::assert_snapshot;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::{
     PROGRAM, World, exists, finish,
@@ -92,7 +100,7 @@ async fn a_user_without_rights_on_the_socket_is_told_so() {
         ] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        command = Command::new(copy);
+        command = process::Command::new(copy);
         command.arg("--config").arg(world.config()).arg("status").uid(65534).gid(65534);
     }
     let shown = finish(command, "").await.ends_with(1);
@@ -158,7 +166,7 @@ async fn an_asker_who_goes_away_does_not_stop_the_run() {
     let asker = world.command(&["sync"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     held.reached().await;
     let pid = asker.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let gone = tokio::task::spawn_blocking(|| asker.wait_with_output().unwrap()).await.unwrap();
     assert_eq!(gone.status.code(), Some(1));
     let said = String::from_utf8(gone.stderr).unwrap();
@@ -169,6 +177,52 @@ async fn an_asker_who_goes_away_does_not_stop_the_run() {
     assert_eq!(report["run"], 2);
     let journal = world.run(&["journal", "--json"]).await.ends_with(0).json();
     assert_eq!((&journal[0]["run"], &journal[0]["change"]["kind"]), (&json!(1), &json!("created")));
+    drop(daemon);
+}
+
+/// Keeps what an asker is told.
+struct Told(mpsc::UnboundedSender<Option<(usize, usize)>>);
+
+impl Progress for Told {
+    fn waiting(&self) {
+        self.0.send(None).unwrap();
+    }
+
+    fn step(&self, done: usize, total: usize) {
+        self.0.send(Some((done, total))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_during_a_run_is_told_to_wait_then_how_far_it_is_and_then_the_outcome() {
+    let world = World::new("told").await;
+    world.defguard.add_person(NewPerson::named("told-ann"));
+    let proxy = Proxy::start(&world.synapse.url()).await;
+    world.configure_for(world.defguard.url().as_str(), &proxy.url(), "");
+    let daemon = world.daemon().await;
+    let socket = world.home.path().join("control.sock");
+    let request = Command::Sync(RunRequest::everybody(Pass::Frequent));
+    let ask = || {
+        let (told, heard) = mpsc::unbounded_channel();
+        let (socket, request) = (socket.clone(), request.clone());
+        let answer = tokio::spawn(async move { ask(&socket, &request, &Told(told)).await });
+        (answer, heard)
+    };
+    let mut held = proxy.hold_before(on(http::Method::PUT, "told-ann"));
+    let (first, mut first_heard) = ask();
+    held.reached().await;
+    let (second, mut second_heard) = ask();
+    let wait = tokio::time::timeout(Duration::from_secs(60), second_heard.recv()).await;
+    assert_eq!(wait.unwrap(), Some(None));
+    held.release();
+    // Of the run that is waited for, too.
+    assert_eq!(second_heard.recv().await, Some(Some((1, 1))));
+    assert_eq!(first_heard.recv().await, Some(Some((1, 1))), "nobody had to wait");
+    for (answer, run, done) in [(first, 1, 1), (second, 2, 0)] {
+        let Some(Answer::Run(report)) = answer.await.unwrap().unwrap() else { panic!("no report") };
+        assert_eq!(report.run.unwrap().0, run);
+        assert_eq!(report.people.iter().flat_map(|person| &person.done).count(), done, "{report:#?}");
+    }
     drop(daemon);
 }
 

@@ -108,6 +108,38 @@ async fn an_account_that_turns_up_while_an_answer_is_lost_is_not_taken_for_ours(
     assert_eq!((account.name.as_deref(), account.ids.len()), (Some("Stranger"), 1));
 }
 
+// ---- how many at once ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn never_more_accounts_than_the_config_allows_are_written_at_once() {
+    let ground = Ground::new("atonce").await.with("synapse.concurrency", "2");
+    let ground = ground.with("synapse.create", "\"one-request\"");
+    let people = ["a", "b", "c", "d", "e", "f"];
+    for who in people {
+        ground.add(who);
+    }
+    let held: Vec<_> = (1..=people.len())
+        .map(|nth| ground.proxy.hold_before(on(Method::PUT, "/v2/users/").nth(nth)))
+        .collect();
+    let sync = ground.start(&["sync"]);
+    let arrived = |count: usize| {
+        let proxy = &ground.proxy;
+        async move {
+            proxy.wait_until(|seen| seen.iter().filter(|seen| seen.is_write()).count() >= count).await;
+        }
+    };
+    // Two are always held, and each that is let go makes room for one more.
+    arrived(2).await;
+    for (at, held) in held.iter().enumerate() {
+        held.release();
+        arrived(people.len().min(at + 3)).await;
+    }
+    sync.ended().await.with_code(0);
+    assert_eq!(ground.proxy.most_writes_at_once(), 2);
+    assert_eq!(ground.writes().len(), people.len());
+    assert_eq!(accounts_of(&ground).await.len(), people.len());
+}
+
 // ---- lost answers ----
 
 type Check<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;

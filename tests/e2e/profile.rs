@@ -63,6 +63,44 @@ async fn disabled_people_and_those_out_of_scope_get_no_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_setting_of_the_scope_decides_who_gets_an_account() {
+    let table: [(&str, &str, &[&str]); 6] = [
+        // Nothing is changed: everybody but the account that the service itself uses.
+        ("scope.require_enrolled", "false", &["both", "guest", "member", "nogroup", "unenrolled"]),
+        ("scope.include_groups", "[\"matrix\"]", &["both", "member"]),
+        ("scope.exclude_groups", "[\"no-*\"]", &["guest", "member", "nogroup", "unenrolled"]),
+        ("scope.exclude_users", "[\"*.guest\"]", &["both", "member", "nogroup", "unenrolled"]),
+        ("scope.require_enrolled", "true", &["both", "guest", "member", "nogroup"]),
+        (
+            "scope.include_own_account",
+            "true",
+            &["both", "guest", "member", "nogroup", "service", "unenrolled"],
+        ),
+    ];
+    for (at, (key, value, expected)) in table.into_iter().enumerate() {
+        let ground = Ground::new(&format!("scope{at}")).await.with(key, value);
+        let ground = {
+            let username = format!("{:?}", ground.n("service"));
+            ground.with("defguard.username", &username)
+        };
+        // In Synapse there is an `admin` already.
+        let own = ground.defguard.id_of("admin");
+        ground.rename(own, "service");
+        ground.set_email(own, &ground.email("service"));
+        ground.add("nogroup");
+        ground.add("guest");
+        ground.defguard.add_person(ground.new_person("unenrolled").password(None));
+        ground.defguard.add_person(ground.new_person("member").groups(&["matrix"]));
+        ground.defguard.add_person(ground.new_person("both").groups(&["matrix", "no-chat"]));
+        let report = ground.sync().await;
+        let made: Vec<String> = accounts_of(&ground).await.into_keys().collect();
+        let expected: Vec<String> = expected.iter().map(|who| ground.n(who)).collect();
+        assert_eq!(made, expected, "{key} = {value}: {report:#?}");
+        ground.nothing_to_do().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_display_name_travels_alone_and_everything_else_stays() {
     let ground = Ground::new("rename-display").await;
     let id = ground.add("alice");

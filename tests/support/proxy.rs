@@ -160,6 +160,8 @@ struct State {
     rules: Vec<Rule>,
     rules_ever: u64,
     connections: usize,
+    writes_now: usize,
+    most_writes: usize,
     changed: watch::Sender<()>,
 }
 
@@ -231,6 +233,11 @@ impl Proxy {
     /// How many connections were ever opened.
     pub fn connections(&self) -> usize {
         self.lock().connections
+    }
+
+    /// How many writes there ever were at once, from their arrival to the end of their answer.
+    pub fn most_writes_at_once(&self) -> usize {
+        self.lock().most_writes
     }
 
     /// Forgets the requests so far. The rules stay, and so does what they counted.
@@ -378,8 +385,8 @@ async fn handle(
     let cut = || io::Error::from(io::ErrorKind::ConnectionAborted);
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| cut())?.to_bytes();
-    let (index, actions) = arrive(state, &head, &body);
-    let mut watch = GivenUp { state, index, done: false };
+    let (index, write, actions) = arrive(state, &head, &body);
+    let mut watch = UnderWay { state, index, write, done: false };
     let answer = pass_on(head, body, (index, actions), client, upstream, state).await;
     watch.done = true;
     answer
@@ -449,8 +456,9 @@ async fn pass_on(
 /// Headers that belong to one connection only (RFC 9110, section 7.6.1), and those that are set anew.
 const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "transfer-encoding", "content-length", "host"];
 
-/// Writes a request down and finds the rules for it, in the order in which they were made.
-fn arrive(state: &Mutex<State>, head: &http::request::Parts, body: &[u8]) -> (usize, Vec<Action>) {
+/// Writes a request down. Gives its place, whether it is a write, and the rules for it in the order in which they were
+/// made.
+fn arrive(state: &Mutex<State>, head: &http::request::Parts, body: &[u8]) -> (usize, bool, Vec<Action>) {
     let seen = Seen {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),
@@ -471,20 +479,29 @@ fn arrive(state: &Mutex<State>, head: &http::request::Parts, body: &[u8]) -> (us
             }
         }
     }
+    let write = seen.is_write();
+    if write {
+        state.writes_now += 1;
+        state.most_writes = state.most_writes.max(state.writes_now);
+    }
     state.seen.push(seen);
     state.changed.send_replace(());
-    (state.seen.len() - 1, actions)
+    (state.seen.len() - 1, write, actions)
 }
 
-/// Notes that a request was given up, if it is dropped while the request waits.
-struct GivenUp<'a> {
+/// A request from its arrival to its end. If it is dropped while the request waits, the request was given up.
+struct UnderWay<'a> {
     state: &'a Mutex<State>,
     index: usize,
+    write: bool,
     done: bool,
 }
 
-impl Drop for GivenUp<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        if self.write {
+            self.state.lock().unwrap().writes_now -= 1;
+        }
         if !self.done {
             note(self.state, self.index, |seen| seen.given_up = true);
         }
