@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     command::{Answer, Command},
-    domain::{Conflict, DefguardId, Mxid, Person},
-    engine::Explanation,
+    domain::{Conflict, DefguardId, MappedField, Mxid, Person},
+    engine::{Explanation, TemplateValue},
     reconcile::{Note, State},
 };
 
@@ -46,8 +46,8 @@ fn show(explanation: &Explanation, width: Option<usize>) -> String {
     }
     if !explanation.templates.is_empty() {
         page.heading("What the templates give");
-        for (field, value) in &explanation.templates {
-            page.value(field, &template_value(field, value));
+        for given in &explanation.templates {
+            page.value(label(given.template), &template_value(given));
         }
     }
     page.heading("Their account in Synapse");
@@ -128,19 +128,29 @@ fn visible(text: &str) -> String {
     }
 }
 
-fn template_value(field: &str, value: &Result<Option<String>, String>) -> String {
-    match value {
-        Ok(Some(value)) => visible(value),
-        Ok(None) if field == "display name" => "nothing, so Synapse takes the localpart".to_owned(),
-        Ok(None) => "nothing".to_owned(),
-        Err(why) => format!("nothing usable: {why}"),
+fn label(template: MappedField) -> &'static str {
+    match template {
+        MappedField::Subject => "subject",
+        MappedField::Localpart => "localpart",
+        MappedField::DisplayName => "display name",
+        MappedField::Email => "e-mail",
     }
 }
 
-/// What the templates give today for one of the fields.
-fn given<'a>(explanation: &'a Explanation, wanted: &str) -> Option<&'a str> {
-    let (_, value) = explanation.templates.iter().find(|(field, _)| field == wanted)?;
-    value.as_ref().ok()?.as_deref()
+fn template_value(given: &TemplateValue) -> String {
+    match (&given.value, &given.error) {
+        (_, Some(why)) => format!("nothing usable: {why}"),
+        (Some(value), None) => visible(value),
+        (None, None) if given.template == MappedField::DisplayName => {
+            "nothing, so Synapse takes the localpart".to_owned()
+        }
+        (None, None) => "nothing".to_owned(),
+    }
+}
+
+/// What a template gives today.
+fn given(explanation: &Explanation, wanted: MappedField) -> Option<&str> {
+    explanation.templates.iter().find(|given| given.template == wanted)?.value.as_deref()
 }
 
 fn account(explanation: &Explanation) -> String {
@@ -168,7 +178,7 @@ fn twins(explanation: &Explanation, conflict: &Conflict) -> Option<String> {
         .filter(|(id, _)| **id != explanation.report.id && others.contains(id))
         .map(|(_, username)| username.as_str())
         .find(|other| *other != own && other.to_lowercase() == own.to_lowercase())?;
-    (given(explanation, "localpart")? == own.to_lowercase()).then(|| {
+    (given(explanation, MappedField::Localpart)? == own.to_lowercase()).then(|| {
         format!(
             "Upper and lower case tell people apart in Defguard, but not accounts in Synapse: {own} and {twin} become \
              the same."
@@ -256,7 +266,7 @@ fn login(explanation: &Explanation) -> Option<String> {
     }
     match (&explanation.link, report.state, &report.mxid) {
         (Some(link), _, _) => {
-            let subject = given(explanation, "subject")?;
+            let subject = given(explanation, MappedField::Subject)?;
             if link.subject.as_ref().is_some_and(|known| known.as_str() == subject) {
                 Some(opens(&link.mxid))
             } else {

@@ -6,7 +6,7 @@ use super::{
     Engine, Explanation, PersonReport, Progress, RunReport, RunRequest,
     apply::Applied,
     gather::Gathered,
-    report::{steps_of, template_texts},
+    report::{steps_of, template_values},
 };
 use crate::{
     domain::{DefguardId, Failure, RunId, Standoff, Username},
@@ -219,7 +219,7 @@ impl Engine {
             .collect();
         Ok(Some(Explanation {
             person: seen.listing.people().get(&id).cloned(),
-            templates: seen.mapped.get(&id).map(template_texts).unwrap_or_default(),
+            templates: seen.mapped.get(&id).map(template_values).unwrap_or_default(),
             link,
             report,
             together_with,

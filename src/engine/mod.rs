@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub use by_hand::HandDone;
-pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally};
+pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
 
 /// What the templates make of a person, on the homeserver of this name.
 pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;

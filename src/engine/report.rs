@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{
-        Change, Completeness, Conflict, DefguardId, Entry, Failure, Link, Mapped, Mxid, Peer, Person, RunId,
-        RunRecord, Username,
+        Change, Completeness, Conflict, DefguardId, Entry, Failure, Link, Mapped, MappedField, MappingError,
+        Mxid, Peer, Person, RunId, RunRecord, Username,
     },
     reconcile::{Group, Note, Pass, State, Step},
 };
@@ -195,8 +195,8 @@ impl RunReport {
 pub struct Explanation {
     /// Who they are in Defguard; `None` if the list does not show them.
     pub person: Option<Person>,
-    /// What each template gives: key and value, or what is wrong.
-    pub templates: Vec<(String, Result<Option<String>, String>)>,
+    /// What each template gives.
+    pub templates: Vec<TemplateValue>,
     /// Our link.
     pub link: Option<Link>,
     /// What would be done now and why.
@@ -209,27 +209,31 @@ pub struct Explanation {
     pub journal: Vec<Entry>,
 }
 
+/// What one template gives for a person: a value, nothing, or an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateValue {
+    /// Which of them.
+    pub template: MappedField,
+    /// What it gives; `None` if that is nothing, or nothing usable.
+    pub value: Option<String>,
+    /// Why it gives nothing usable.
+    pub error: Option<String>,
+}
+
 /// What the templates give, as text.
-pub(super) fn template_texts(mapped: &Mapped) -> Vec<(String, Result<Option<String>, String>)> {
-    let text = |value: &str| Some(value.to_owned());
+pub(super) fn template_values(mapped: &Mapped) -> Vec<TemplateValue> {
+    let value = |template, result: Result<Option<String>, MappingError>| match result {
+        Ok(value) => TemplateValue { template, value, error: None },
+        Err(error) => TemplateValue { template, value: None, error: Some(error.to_string()) },
+    };
+    let subject = mapped.subject.clone().map(|subject| Some(subject.to_string()));
+    let localpart = mapped.localpart.clone().map(|localpart| Some(localpart.to_string()));
+    let email = mapped.email.clone().map(|email| email.map(|email| email.to_string()));
     vec![
-        (
-            "subject".to_owned(),
-            mapped.subject.as_ref().map(|it| text(it.as_str())).map_err(ToString::to_string),
-        ),
-        (
-            "localpart".to_owned(),
-            mapped.localpart.as_ref().map(|it| text(it.as_str())).map_err(ToString::to_string),
-        ),
-        ("display name".to_owned(), mapped.display_name.clone().map_err(|error| error.to_string())),
-        (
-            "e-mail".to_owned(),
-            mapped
-                .email
-                .as_ref()
-                .map(|email| email.as_ref().map(|email| email.as_str().to_owned()))
-                .map_err(ToString::to_string),
-        ),
+        value(MappedField::Subject, subject),
+        value(MappedField::Localpart, localpart),
+        value(MappedField::DisplayName, mapped.display_name.clone()),
+        value(MappedField::Email, email),
     ]
 }
 
