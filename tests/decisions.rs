@@ -6,13 +6,14 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::TimeDelta;
 use defguard_synapse_sync::{
     domain::{Conflict, DefguardId, OnConflict},
     engine::{HandDone, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
 };
-use support::world::{Event, Fault, Kind, LISTING, Policies, World, instance, login_id, marker, mxid};
+use support::world::{
+    Event, Fault, Kind, LISTING, Policies, World, happen, instance, login_id, marker, mxid, now, world,
+};
 
 fn joins(username: &str, email: &str) -> Event {
     Event::Joins { username: username.to_owned(), email: email.to_owned() }
@@ -20,25 +21,6 @@ fn joins(username: &str, email: &str) -> Event {
 
 fn hand_made(localpart: &str, email: Option<&str>) -> Event {
     Event::HandMade { localpart: localpart.to_owned(), email: email.map(str::to_owned), kind: Kind::Plain }
-}
-
-/// A world in which this has happened.
-fn world(events: &[Event]) -> World {
-    let world = World::new();
-    happen(&world, events);
-    world
-}
-
-fn happen(world: &World, events: &[Event]) {
-    let mut state = world.state();
-    state.now += TimeDelta::hours(1);
-    for event in events {
-        state.happens(event);
-    }
-}
-
-fn now<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 
 /// Runs once, and says what a second run asks for.

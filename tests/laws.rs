@@ -15,7 +15,7 @@ use defguard_synapse_sync::{
 };
 use proptest::{prelude::*, sample::select};
 use support::world::{
-    Event, Extra, Fault, Kind, LISTING, PROVIDER, Policies, State, World, instance, login_id, marker,
+    Event, Extra, Fault, Kind, LISTING, PROVIDER, Policies, State, World, instance, login_id, marker, now,
 };
 
 /// What is done, run by run.
@@ -189,11 +189,6 @@ fn rounds(faulty: bool) -> impl Strategy<Value = Vec<Round>> {
 
 fn story(faulty: bool) -> impl Strategy<Value = Story> {
     (policies(), rounds(faulty)).prop_map(|(policies, rounds)| Story { policies, rounds })
-}
-
-/// Lets async code of a law run.
-fn now<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 
 /// Plays one round: what happens, then the run. The laws that hold at all times are checked on the way.

@@ -12,7 +12,9 @@ use defguard_synapse_sync::{
     engine::{Progress, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
 };
-use support::world::{Event, Extra, Fault, Kind, LISTING, Policies, World, login_id, marker, mxid};
+use support::world::{
+    Event, Extra, Fault, Kind, LISTING, Policies, World, happen, login_id, marker, mxid, now, world,
+};
 
 fn joins(username: &str) -> Event {
     Event::Joins { username: username.to_owned(), email: format!("{username}@x.org") }
@@ -24,25 +26,6 @@ fn renamed(id: i64, username: &str) -> Event {
 
 fn hand_made(localpart: &str) -> Event {
     Event::HandMade { localpart: localpart.to_owned(), email: None, kind: Kind::Plain }
-}
-
-/// A world in which this has happened.
-fn world(events: &[Event]) -> World {
-    let world = World::new();
-    happen(&world, events);
-    world
-}
-
-fn happen(world: &World, events: &[Event]) {
-    let mut state = world.state();
-    state.now += TimeDelta::hours(1);
-    for event in events {
-        state.happens(event);
-    }
-}
-
-fn now<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 
 /// One frequent run in which this goes wrong.

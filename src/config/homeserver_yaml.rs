@@ -20,7 +20,7 @@ use super::{
     settings::{TemplateText, TemplateTexts},
     yaml::{self, Node, Yaml},
 };
-use crate::domain::ServerName;
+use crate::{domain::ServerName, mapping::TemplateSources};
 
 /// The mapping provider whose answers this program can work out, under its two names
 /// (`synapse/config/oidc.py`, `DEFAULT_USER_MAPPING_PROVIDER` and `LEGACY_USER_MAPPING_PROVIDER`).
@@ -349,7 +349,7 @@ impl EntryOf<'_> {
                 },
                 Some(node) => match &node.value {
                     Yaml::Text(claim) => TemplateText {
-                        text: format!("{{{{ user.{claim} }}}}"),
+                        text: TemplateSources::subject_of_claim(claim),
                         at: place(self.file, node, "subject_claim"),
                     },
                     _ => return Err(wrong(self.file, node, "subject_claim", "a text")),

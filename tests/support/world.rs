@@ -948,3 +948,24 @@ impl Clock for World {
         self.state().now
     }
 }
+
+/// A world in which this has happened.
+pub fn world(events: &[Event]) -> World {
+    let world = World::new();
+    happen(&world, events);
+    world
+}
+
+/// Lets this happen, an hour after what was before.
+pub fn happen(world: &World, events: &[Event]) {
+    let mut state = world.state();
+    state.now += TimeDelta::hours(1);
+    for event in events {
+        state.happens(event);
+    }
+}
+
+/// Does the work on a runtime of its own.
+pub fn now<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+}
