@@ -11,6 +11,7 @@ mod drift;
 mod everybody;
 mod faults;
 mod ground;
+mod guard;
 mod killed;
 mod leaving;
 mod names;
