@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{DefguardAuth, Finding, Globs, Settings, TemplateText, TemplateTexts},
+    config::{DefguardAuth, Finding, Globs, Settings, TemplateText, TemplateTexts, homeserver_yaml::Facts},
     defguard::{self, Defguard},
     domain::{Failure, MappedField, Username},
     engine::{self, Engine, Mapper},
@@ -103,9 +103,15 @@ pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
 }
 
 /// Makes the mapper that the engine uses.
-pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+pub fn mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
     let scopes = Scopes::new(scopes.iter().cloned());
     Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// The same for the claims of a login alone.
+fn login_mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map_as_login(person, &scopes, server))
 }
 
 /// Opens the store. `random` names it if it is new.
@@ -168,14 +174,17 @@ fn engine_on(
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Engine::new(
+    let templates = Arc::new(templates);
+    let engine = Engine::new(
         directory(settings, Arc::clone(&clock))?,
         homeserver,
         store,
         clock,
-        mapper(templates, &settings.defguard.scopes),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
+    Ok(engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes)))
 }
 
 /// When the daemon runs.

@@ -1,6 +1,6 @@
 //! What can be asked of the service, in this process or through its control socket, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
     engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
+    forecast::Forecasts,
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
 };
@@ -25,6 +26,12 @@ pub enum Command {
     Explain {
         /// Username, `#` and id, or MXID.
         person: String,
+    },
+    /// Forecast what Synapse would do at the next login of everybody.
+    Logins {
+        /// Only of these people, by username, `#` and id, or MXID; empty: everybody.
+        #[serde(default)]
+        only: BTreeSet<String>,
     },
     /// Tie or untie a person and an account.
     ByHand {
@@ -55,7 +62,7 @@ impl Command {
         match self {
             Self::Sync(request) => request.dry_run,
             Self::ByHand { confirmed, .. } => !confirmed,
-            Self::Explain { .. } | Self::Status | Self::Journal { .. } => true,
+            Self::Explain { .. } | Self::Logins { .. } | Self::Status | Self::Journal { .. } => true,
         }
     }
 }
@@ -68,6 +75,8 @@ pub enum Answer {
     Run(Box<RunReport>),
     /// The explanation; `None` if nobody has that name.
     Explanation(Option<Box<Explanation>>),
+    /// The next logins.
+    Logins(Box<Forecasts>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
     /// How things are.
@@ -138,6 +147,10 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
         Command::Sync(request) => Answer::Run(Box::new(engine.run(request, progress).await)),
         Command::Explain { person } => match engine.explain(person, progress).await {
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Logins { only } => match engine.logins(only, progress).await {
+            Ok(forecasts) => Answer::Logins(Box::new(forecasts)),
             Err(failure) => Answer::Failed(failure),
         },
         Command::ByHand { wish, confirmed, shown } => {

@@ -39,6 +39,7 @@ pub mod daemon;
 pub mod defguard;
 pub mod domain;
 pub mod engine;
+pub mod forecast;
 pub mod http;
 pub mod mapping;
 pub mod ports;

@@ -9,7 +9,18 @@ use serde_saphyr::{
 };
 
 /// The top-level keys that matter here.
-const KEYS: [&str; 3] = ["server_name", "oidc_providers", "oidc_config"];
+const KEYS: [&str; 10] = [
+    "server_name",
+    "oidc_providers",
+    "oidc_config",
+    "public_baseurl",
+    "enable_registration",
+    "password_config",
+    "email",
+    "sso",
+    "session_lifetime",
+    "nonrefreshable_access_token_lifetime",
+];
 
 /// Why a text is no YAML, and where.
 pub(super) type Trouble = (Option<(u32, u32)>, String);

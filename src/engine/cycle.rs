@@ -188,9 +188,10 @@ impl Engine {
             self.recover(&mut seen, true).await?;
             let Some(id) = seen.resolve(name) else { return Ok(None) };
             let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
-            Ok(Some((seen, id, plan)))
+            let login = self.forecast(&mut seen, &BTreeSet::from([id]), &()).await?.pop();
+            Ok(Some((seen, id, plan, login)))
         };
-        let Some((seen, id, plan)) = self.read(found).await? else { return Ok(None) };
+        let Some((seen, id, plan, login)) = self.read(found).await? else { return Ok(None) };
         let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));
         let link = seen.links.get(&id).cloned();
         let report = reports.pop().unwrap_or_else(|| PersonReport {
@@ -229,6 +230,8 @@ impl Engine {
                 limit: Some(EXPLAINED_ENTRIES),
                 ..JournalFilter::default()
             })?,
+            login,
+            login_rules: self.login_rules,
         }))
     }
 }

@@ -7,6 +7,7 @@ mod apply;
 mod by_hand;
 mod cycle;
 mod gather;
+mod logins;
 pub mod queue;
 mod report;
 mod write;
@@ -21,6 +22,7 @@ use crate::{
         CreateMode, Failure, FailureClass, FieldPolicy, Instance, Mapped, OnConflict, Peer, Person,
         ServerName,
     },
+    forecast::LoginRules,
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
 };
@@ -87,6 +89,9 @@ pub struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     mapper: Mapper,
+    /// What the templates make of the claims of a login alone.
+    login_mapper: Mapper,
+    login_rules: LoginRules,
     options: Options,
     /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
     stop: CancellationToken,
@@ -111,12 +116,23 @@ impl Engine {
             homeserver,
             store,
             clock,
+            login_mapper: Arc::clone(&mapper),
+            login_rules: LoginRules::default(),
             mapper,
             options,
             stop: CancellationToken::new(),
             homeserver_info: Mutex::new(None),
             turn: Mutex::new(()),
         }
+    }
+
+    /// Tells how Synapse deals with logins, and what the templates make of their claims, for forecasts; without it
+    /// Synapse's defaults count, and what the templates make of a person.
+    #[must_use]
+    pub fn with_logins(mut self, rules: LoginRules, mapper: Mapper) -> Self {
+        self.login_rules = rules;
+        self.login_mapper = mapper;
+        self
     }
 
     /// Cancelling this token lets the run under way finish the people in hand and end.
