@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
-    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
+    engine::{AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
     forecast::Forecasts,
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
@@ -33,6 +33,8 @@ pub enum Command {
         #[serde(default)]
         only: BTreeSet<String>,
     },
+    /// Match the accounts that are there already to people, and link them once that is approved.
+    Adopt(AdoptRequest),
     /// Tie or untie a person and an account.
     ByHand {
         /// What is wished.
@@ -62,6 +64,7 @@ impl Command {
         match self {
             Self::Sync(request) => request.dry_run,
             Self::ByHand { confirmed, .. } => !confirmed,
+            Self::Adopt(request) => request.approved.is_none(),
             Self::Explain { .. } | Self::Logins { .. } | Self::Status | Self::Journal { .. } => true,
         }
     }
@@ -77,6 +80,8 @@ pub enum Answer {
     Explanation(Option<Box<Explanation>>),
     /// The next logins.
     Logins(Box<Forecasts>),
+    /// Which accounts are whose.
+    Adoption(Box<Adoption>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
     /// How things are.
@@ -151,6 +156,10 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
         },
         Command::Logins { only } => match engine.logins(only, progress).await {
             Ok(forecasts) => Answer::Logins(Box::new(forecasts)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Adopt(request) => match engine.adopt(request, progress).await {
+            Ok(adoption) => Answer::Adoption(Box::new(adoption)),
             Err(failure) => Answer::Failed(failure),
         },
         Command::ByHand { wish, confirmed, shown } => {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Account, AccountPatch, AccountSummary, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Instance,
+    Account, AccountPatch, AccountSummary, Activity, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Instance,
     Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
 };
 
@@ -63,6 +63,9 @@ pub trait Homeserver: Send + Sync {
 
     /// The account that has an e-mail address.
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid>;
+
+    /// How much an account is used; only for people to look at.
+    async fn activity(&self, mxid: &Mxid) -> Lookup<Activity>;
 
     /// Writes one patch; creates the account if there is none. After any failure the outcome is unknown and parts of
     /// the patch may have been applied.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    arguments::Global,
+    arguments::{Check, Global},
     check_machine,
     output::{Exit, say, say_json},
     page::{self, Page, named},
@@ -37,7 +37,7 @@ enum Level {
     Error,
 }
 
-pub(super) async fn check(global: &Global) -> Result<Exit, Exit> {
+pub(super) async fn check(global: &Global, _verb: &Check) -> Result<Exit, Exit> {
     let (settings, templates, warnings) = match session::read(&global.config) {
         Ok(read) => read,
         Err(findings) => {

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage or config, 3 some people failed, 5 source or target unusable.
 
+mod adopt;
 mod arguments;
 mod check;
 mod check_machine;
@@ -49,11 +50,12 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Sync(verb) => sync::sync(global, verb).await,
         Verb::Plan(verb) => sync::plan(global, verb).await,
         Verb::Explain(verb) => explain::explain(global, verb).await,
+        Verb::Adopt(verb) => adopt::adopt(global, verb).await,
         Verb::Link(verb) => hand::link(global, verb).await,
         Verb::Unlink(verb) => hand::unlink(global, verb).await,
         Verb::Status => status::status(global).await,
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
-        Verb::Check => check::check(global).await,
+        Verb::Check(verb) => check::check(global, verb).await,
     }
 }

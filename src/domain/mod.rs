@@ -13,7 +13,7 @@ mod mapped;
 mod person;
 mod policy;
 
-pub use account::{Account, AccountPatch, AccountSummary, Field, ThreePid};
+pub use account::{Account, AccountPatch, AccountSummary, Activity, Field, ThreePid};
 pub use conflict::{Conflict, Standoff, Twins};
 pub use email::{Email, EmailProblem};
 pub use failure::{Failure, FailureClass, Lookup, Peer};
@@ -25,4 +25,4 @@ pub use link::{Applied, Backoff, Change, Entry, Intent, Link, Move, RunId, RunRe
 pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
-pub use policy::{CreateMode, FieldPolicy, OnConflict};
+pub use policy::{Certainty, CreateMode, FieldPolicy, OnConflict};

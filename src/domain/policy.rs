@@ -44,3 +44,26 @@ pub enum CreateMode {
     /// An empty request, and the rest only after the answer 201.
     EmptyFirst,
 }
+
+/// How sure it is that an account is a person's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Only the name is the same, which somebody else may have had before.
+    Guess,
+    /// It has their e-mail address.
+    Likely,
+    /// Their login opens it already.
+    Certain,
+}
+
+impl Certainty {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guess => "guess",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
+}

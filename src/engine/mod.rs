@@ -3,6 +3,7 @@
 //! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
 //! at; everything else it reads anew.
 
+mod adopt;
 mod apply;
 mod by_hand;
 mod cycle;
@@ -27,6 +28,7 @@ use crate::{
     reconcile::{Pass, Scope},
 };
 
+pub use adopt::{AdoptRequest, Adopted, Adoption, Double, Doubles, Left, Match};
 pub use by_hand::HandDone;
 pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
 

@@ -22,7 +22,7 @@ use url::Url;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
+        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
         ServerName,
     },
     http::{Answer, Http, HttpOptions},
@@ -208,6 +208,19 @@ impl Homeserver for Synapse {
             return Lookup::Unknown(explain::unaskable(what));
         };
         looked_up(self.find(what, &format!("/_synapse/admin/v1/threepid/email/users/{address}")).await)
+    }
+
+    async fn activity(&self, mxid: &Mxid) -> Lookup<Activity> {
+        let what = format!("asking how much {mxid} is used");
+        let rooms = format!("{}/joined_rooms", account_path(mxid).replace("/v2/", "/v1/"));
+        let read = async {
+            let Some(seen) = self.look_up::<wire::LastSeen>(&what, &account_path(mxid)).await? else {
+                return Ok(None);
+            };
+            let rooms: Option<wire::JoinedRooms> = self.look_up(&what, &rooms).await?;
+            Ok(rooms.map(|rooms| Activity { last_seen: seen.moment(), rooms: rooms.joined_rooms.len() }))
+        };
+        looked_up(read.await)
     }
 
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {

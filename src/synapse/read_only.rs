@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
+        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
     },
     ports::{Homeserver, HomeserverInfo, Written},
 };
@@ -35,6 +35,10 @@ impl<H: Homeserver> Homeserver for ReadOnly<H> {
 
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid> {
         self.0.find_by_email(email).await
+    }
+
+    async fn activity(&self, mxid: &Mxid) -> Lookup<Activity> {
+        self.0.activity(mxid).await
     }
 
     async fn put(&self, mxid: &Mxid, _patch: &AccountPatch) -> Result<Written, Failure> {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Account, AccountPatch, AccountSummary, Backoff, CreateMode, DefguardId, Email, Entry, ExternalId,
+        Account, AccountPatch, AccountSummary, Activity, Backoff, CreateMode, DefguardId, Email, Entry, ExternalId,
         Failure, FailureClass, Field, FieldPolicy, Instance, Intent, Link, Listing, Localpart, Lookup,
         Mapped, MappingError, Mxid, OnConflict, Page, Peer, Person, RunId, RunRecord, ServerName, Standoff,
         Subject, ThreePid, Username,
@@ -850,6 +850,13 @@ impl Homeserver for World {
             let threepid = ThreePid::email(email);
             let holder = state.accounts.values().find(|account| account.threepids.contains(&threepid))?;
             Some(holder.summary.mxid.clone())
+        })
+        .await
+    }
+
+    async fn activity(&self, mxid: &Mxid) -> Lookup<Activity> {
+        self.lookup(Peer::Synapse, format!("activity of {mxid}"), |state| {
+            state.accounts.contains_key(mxid).then(Activity::default)
         })
         .await
     }
