@@ -37,6 +37,7 @@ pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod defguard;
+pub mod diagnosis;
 pub mod domain;
 pub mod engine;
 pub mod forecast;
