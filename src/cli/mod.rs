@@ -5,7 +5,6 @@
 mod adopt;
 mod arguments;
 mod check;
-mod check_machine;
 mod explain;
 mod hand;
 mod journal;

@@ -6,6 +6,7 @@
 
 mod explain;
 mod identify;
+mod probe;
 mod read_only;
 mod wire;
 
@@ -29,7 +30,7 @@ use crate::{
     ports::{Homeserver, HomeserverInfo, Written},
 };
 
-pub use self::{identify::OLDEST_VERSION, read_only::ReadOnly};
+pub use self::{identify::OLDEST_VERSION, probe::LoginFlows, read_only::ReadOnly};
 
 /// Everything in a path segment but the characters that RFC 3986 (section 2.3) calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
