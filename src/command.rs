@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
-    engine::{AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
+    engine::{
+        AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText,
+    },
     forecast::Forecasts,
     ports::JournalFilter,
     reconcile::{ByHand, Pass},

@@ -152,7 +152,10 @@ impl fmt::Display for Login {
             Self::NotLetIn => f.write_str("Defguard lets nobody in who is disabled"),
             Self::Opens { mxid } => write!(f, "it opens {mxid}"),
             Self::Links { mxid } => {
-                write!(f, "it is tied to {mxid}, which has the localpart, and opens it (allow_existing_users)")
+                write!(
+                    f,
+                    "it is tied to {mxid}, which has the localpart, and opens it (allow_existing_users)"
+                )
             }
             Self::Creates { mxid, taken: None } => write!(f, "Synapse makes {mxid} for them"),
             Self::Creates { mxid, taken: Some(taken) } => {
@@ -169,9 +172,9 @@ impl fmt::Display for Refusal {
         match self {
             Self::Deactivated { mxid } => write!(f, "{mxid} is deactivated"),
             Self::Locked { mxid } => write!(f, "{mxid} is locked"),
-            Self::RegistrationDisabled => {
-                f.write_str("they have no account, and the provider may make none (enable_registration: false)")
-            }
+            Self::RegistrationDisabled => f.write_str(
+                "they have no account, and the provider may make none (enable_registration: false)",
+            ),
             Self::Template { field, why } => {
                 write!(f, "{} fails with the claims of a login: {why}", field.template_key())
             }
@@ -237,9 +240,7 @@ fn known_subject(mapped: &Mapped) -> Result<(), Login> {
 fn opens(names: &Names<'_>, mxid: &Mxid, then: impl FnOnce(Mxid) -> Login) -> Result<Login, Login> {
     let mxid = mxid.clone();
     match names.accounts.get(&mxid) {
-        Some(account) if account.deactivated => {
-            Err(Login::Refused { why: Refusal::Deactivated { mxid } })
-        }
+        Some(account) if account.deactivated => Err(Login::Refused { why: Refusal::Deactivated { mxid } }),
         Some(account) if account.locked => Err(Login::Refused { why: Refusal::Locked { mxid } }),
         _ => Ok(then(mxid)),
     }
@@ -287,7 +288,9 @@ fn registers(mapped: &Mapped, names: &Names<'_>) -> Result<Login, Login> {
     for n in 0..MOST_SUFFIXES {
         let mxid = match with_number(n) {
             Ok(localpart) => Mxid::new(&localpart, names.server),
-            Err(problem) => return Err(Login::Refused { why: Refusal::Localpart { why: problem.to_string() } }),
+            Err(problem) => {
+                return Err(Login::Refused { why: Refusal::Localpart { why: problem.to_string() } });
+            }
         };
         if !names.like(&mxid).is_empty() {
             continue;
@@ -343,7 +346,8 @@ pub fn judge(person: &Person, login: &Login, standing: &Standing) -> Verdict {
         return match login {
             Login::Creates { .. } | Login::Refused { why: Refusal::Email { .. } } => unwanted(
                 "the sync does not concern them, and yet they get an account".to_owned(),
-                "set `enable_registration: false` in the provider in homeserver.yaml, or widen [scope]".to_owned(),
+                "set `enable_registration: false` in the provider in homeserver.yaml, or widen [scope]"
+                    .to_owned(),
             ),
             Login::Unclear { .. } => Verdict::Unclear,
             _ => Verdict::Wanted,
@@ -379,7 +383,9 @@ pub fn judge(person: &Person, login: &Login, standing: &Standing) -> Verdict {
             "the account would not be made by the sync, which then does not know it as theirs".to_owned(),
             format!("`sync {name}` before they log in"),
         ),
-        (Login::Refused { why }, _) => unwanted("they are active in Defguard".to_owned(), mend_refusal(name, why)),
+        (Login::Refused { why }, _) => {
+            unwanted("they are active in Defguard".to_owned(), mend_refusal(name, why))
+        }
     }
 }
 
@@ -597,10 +603,7 @@ mod tests {
             unlinked("alice", &["ALICE", "Alice"], existing()),
             Login::Refused { why: Refusal::Ambiguous }
         );
-        assert_eq!(
-            unlinked("alice", &[], existing()),
-            Login::Creates { mxid: mxid("alice"), taken: None }
-        );
+        assert_eq!(unlinked("alice", &[], existing()), Login::Creates { mxid: mxid("alice"), taken: None });
     }
 
     #[test]
@@ -617,10 +620,7 @@ mod tests {
         let all: Vec<String> =
             std::iter::once("a".to_owned()).chain((1..1000).map(|n| format!("a{n}"))).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        assert_eq!(
-            unlinked("a", &all, LoginRules::default()),
-            Login::Refused { why: Refusal::NamesTaken }
-        );
+        assert_eq!(unlinked("a", &all, LoginRules::default()), Login::Refused { why: Refusal::NamesTaken });
         let last = Login::Creates { mxid: mxid("a999"), taken: Some(mxid("a")) };
         assert_eq!(unlinked("a", &all[..999], LoginRules::default()), last);
     }

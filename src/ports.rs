@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Account, AccountPatch, AccountSummary, Activity, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Instance,
-    Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
+    Account, AccountPatch, AccountSummary, Activity, Backoff, DefguardId, Email, Entry, ExternalId, Failure,
+    Instance, Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
 };
 
 /// The source: who there is.

@@ -110,9 +110,7 @@ fn show(adoption: &Adoption, again: &str, width: Option<usize>) -> String {
     page.finish()
 }
 
-fn names(
-    adoption: &Adoption,
-) -> impl Iterator<Item = (crate::domain::DefguardId, &crate::domain::Username)> {
+fn names(adoption: &Adoption) -> impl Iterator<Item = (crate::domain::DefguardId, &crate::domain::Username)> {
     let matches = adoption.matches.iter().chain(&adoption.less_sure).map(|one| (one.id, &one.username));
     let doubles = adoption.doubles.iter().map(|one| (one.id, &one.username));
     matches.chain(doubles).chain(adoption.left.iter().map(|one| (one.id, &one.username)))
@@ -140,10 +138,9 @@ fn side_by_side(page: &mut Page, doubles: &Doubles) {
     let row = |double: &Double| {
         let (seen, rooms) = match &double.activity {
             None => ("not known".to_owned(), "not known".to_owned()),
-            Some(activity) => (
-                activity.last_seen.map_or_else(|| "never".to_owned(), moment),
-                activity.rooms.to_string(),
-            ),
+            Some(activity) => {
+                (activity.last_seen.map_or_else(|| "never".to_owned(), moment), activity.rooms.to_string())
+            }
         };
         let mut because = because(&double.account);
         if let Some(unfit) = &double.account.unfit {

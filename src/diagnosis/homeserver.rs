@@ -127,7 +127,9 @@ fn passwords(facts: &Facts, email: FieldPolicy) -> Option<Finding> {
         "people can log in with passwords that Synapse keeps, beside Defguard",
         "set `password_config: {enabled: false}` in homeserver.yaml once nobody needs one",
     )
-    .because("accounts made here have no password; one that somebody has already goes on working without Defguard");
+    .because(
+        "accounts made here have no password; one that somebody has already goes on working without Defguard",
+    );
     if passwords.at.position.is_some() {
         found = found.at(&passwords.at);
     }
@@ -141,7 +143,9 @@ fn whitelisted(given: &Given<String>) -> Option<Finding> {
     let problem = if after_scheme.is_empty() {
         format!("`{text}` in `sso.client_whitelist` is the beginning of the address of any client")
     } else if !after_scheme.contains('/') {
-        format!("`{text}` in `sso.client_whitelist` has no slash behind the host, so that `{text}.elsewhere.example` fits it, too")
+        format!(
+            "`{text}` in `sso.client_whitelist` has no slash behind the host, so that `{text}.elsewhere.example` fits it, too"
+        )
     } else if text.starts_with("http://") && !is_local(after_scheme) {
         format!("`{text}` in `sso.client_whitelist` is not encrypted on its way")
     } else {

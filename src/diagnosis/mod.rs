@@ -9,8 +9,10 @@ mod service;
 
 pub use finding::{Finding, Kind, Level};
 pub use homeserver::{Policies, judge_homeserver_config, judge_provisioning};
-pub use openid::{App, Discovery, LoginFlows, SsoRedirect, Wanted, judge_app, judge_keys, judge_offer, judge_running};
 pub use openid::judge_discovery;
+pub use openid::{
+    App, Discovery, LoginFlows, SsoRedirect, Wanted, judge_app, judge_keys, judge_offer, judge_running,
+};
 pub use people::{judge_external_ids, judge_logins, judge_templates};
 pub use service::{Clocks, Licence, judge_clocks, judge_licence, judge_own_account};
 

@@ -59,9 +59,8 @@ impl SsoRedirect {
     /// Reads the address of the redirect; `None` if it is none of an OpenID login.
     pub fn read(location: &str) -> Option<Self> {
         let mut url = Url::parse(location).ok()?;
-        let get = |key: &str| {
-            url.query_pairs().find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
-        };
+        let get =
+            |key: &str| url.query_pairs().find(|(name, _)| name == key).map(|(_, value)| value.into_owned());
         let (client_id, redirect_uri, scope) = (get("client_id")?, get("redirect_uri")?, get("scope")?);
         url.set_query(None);
         Some(Self {
@@ -87,7 +86,11 @@ pub struct Wanted {
 /// Whether Defguard publishes an RSA key, of which it has `keys`.
 pub fn judge_keys(keys: usize) -> Finding {
     if keys > 0 {
-        return Finding::ok(Kind::NoSigningKey, DEFGUARD, "signs logins with an RSA key (RS256) that it publishes");
+        return Finding::ok(
+            Kind::NoSigningKey,
+            DEFGUARD,
+            "signs logins with an RSA key (RS256) that it publishes",
+        );
     }
     Finding::error(
         Kind::NoSigningKey,
@@ -124,10 +127,15 @@ pub fn judge_discovery(discovery: &Discovery, facts: Option<&Facts>) -> Vec<Find
                 Finding::error(
                     Kind::IssuerDiffers,
                     LOGIN,
-                    format!("the issuer in homeserver.yaml is {}, and Defguard calls itself {issuer}: {how}", given.value),
+                    format!(
+                        "the issuer in homeserver.yaml is {}, and Defguard calls itself {issuer}: {how}",
+                        given.value
+                    ),
                     format!("write `issuer: \"{issuer}\"` in the provider and restart Synapse"),
                 )
-                .because("Synapse compares it with the one in each token, letter by letter, and refuses the login")
+                .because(
+                    "Synapse compares it with the one in each token, letter by letter, and refuses the login",
+                )
                 .at(&given.at),
             );
         }
@@ -155,7 +163,9 @@ pub fn judge_discovery(discovery: &Discovery, facts: Option<&Facts>) -> Vec<Find
                     format!("{key} in homeserver.yaml is {}, and Defguard's is {here}", given.value),
                     format!("write `{key}: \"{here}\"` in the provider, unless it is led there on purpose"),
                 )
-                .because("Synapse talks to what is written in homeserver.yaml, since `discover` is false there")
+                .because(
+                    "Synapse talks to what is written in homeserver.yaml, since `discover` is false there",
+                )
                 .at(&given.at),
             ),
             // Synapse needs this one only for claims that are not in the token.
@@ -215,7 +225,10 @@ pub fn judge_running(
             Finding::warning(
                 Kind::EndpointDiffers,
                 LOGIN,
-                format!("Synapse sends people to {}, and Defguard's own address is {own}", redirect.authorization_endpoint),
+                format!(
+                    "Synapse sends people to {}, and Defguard's own address is {own}",
+                    redirect.authorization_endpoint
+                ),
                 "see whether the provider in homeserver.yaml and defguard.url lead to the same Defguard",
             )
             .because("accounts are made for the people of the one, and logins come from the other"),
@@ -281,15 +294,23 @@ pub fn judge_app(apps: &[App], wanted: &Wanted, facts: Option<&Facts>) -> Vec<Fi
                 LOGIN,
                 format!(
                     "the OpenID app {name} leads back to {}, and Synapse wants people back at {uri}",
-                    if app.redirect_uris.is_empty() { "nowhere".to_owned() } else { app.redirect_uris.join(", ") }
+                    if app.redirect_uris.is_empty() {
+                        "nowhere".to_owned()
+                    } else {
+                        app.redirect_uris.join(", ")
+                    }
                 ),
                 format!("add {uri} to the redirect URLs of {name} in Defguard, or run `setup oidc`"),
             )
             .because("Defguard compares it letter by letter, and people never come back from the login"),
         );
     }
-    let lacks: Vec<&str> =
-        wanted.scopes.iter().map(String::as_str).filter(|scope| !app.scopes.iter().any(|has| has == scope)).collect();
+    let lacks: Vec<&str> = wanted
+        .scopes
+        .iter()
+        .map(String::as_str)
+        .filter(|scope| !app.scopes.iter().any(|has| has == scope))
+        .collect();
     if !lacks.is_empty() {
         findings.push(
             Finding::error(
@@ -305,7 +326,8 @@ pub fn judge_app(apps: &[App], wanted: &Wanted, facts: Option<&Facts>) -> Vec<Fi
         );
     }
     if findings.iter().all(|finding| finding.level == Level::Ok) {
-        let fine = format!("the OpenID app {name} in Defguard is enabled and has Synapse's redirect URI and scopes");
+        let fine =
+            format!("the OpenID app {name} in Defguard is enabled and has Synapse's redirect URI and scopes");
         findings.push(Finding::ok(Kind::App, LOGIN, fine));
     }
     findings

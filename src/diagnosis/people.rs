@@ -128,7 +128,9 @@ fn differs(field: Differs, people: &[String], texts: &TemplateTexts) -> Finding 
         let empty: Vec<String> = used.iter().map(|(own, _)| format!("`user.{own}`")).collect();
         (
             format!("{} is empty at a login, since Defguard does not send it there", empty.join(" and ")),
-            format!("write `{key}: \"{instead}\"` in homeserver.yaml (and here, if the template stands here)"),
+            format!(
+                "write `{key}: \"{instead}\"` in homeserver.yaml (and here, if the template stands here)"
+            ),
         )
     };
     Finding::warning(Kind::LoginDiffers, ABOUT, found, mend).because(why).at(&text.at)
@@ -192,7 +194,8 @@ pub fn judge_external_ids(accounts: &[Account], auth_provider: &str, offered: &[
     if carried.is_empty() {
         let count = accounts.len();
         return (count > 0).then(|| {
-            let found = format!("{ours} of {count} accounts that were looked at carry a login of {auth_provider}");
+            let found =
+                format!("{ours} of {count} accounts that were looked at carry a login of {auth_provider}");
             Finding::ok(Kind::ExternalIds, "accounts", found)
         });
     }
@@ -214,7 +217,9 @@ pub fn judge_external_ids(accounts: &[Account], auth_provider: &str, offered: &[
     } else {
         Finding::warning(Kind::IdpIdChanged, "accounts", found, mend)
     };
-    Some(finding.because("a login is found by its idp_id: with another one nobody's login opens their account any more"))
+    Some(finding.because(
+        "a login is found by its idp_id: with another one nobody's login opens their account any more",
+    ))
 }
 
 /// What the forecast of everybody's login comes to.
@@ -223,7 +228,11 @@ pub fn judge_logins(forecasts: &Forecasts) -> Finding {
     let about = "logins";
     let all = forecasts.people.len();
     if unwanted == 0 && unclear == 0 {
-        return Finding::ok(Kind::Logins, about, format!("the next login of all {all} people is as it should be"));
+        return Finding::ok(
+            Kind::Logins,
+            about,
+            format!("the next login of all {all} people is as it should be"),
+        );
     }
     let unclear_too = match unclear {
         0 => String::new(),

@@ -16,7 +16,8 @@ const CODE: TimeDelta = TimeDelta::seconds(10);
 pub fn judge_own_account(own: &Account, auth_provider: &str, instance: &Instance) -> Vec<Finding> {
     let mxid = &own.summary.mxid;
     let mut findings = Vec::new();
-    let mend = "make an account for this service in Synapse that is nobody's (`setup synapse`), and take its token";
+    let mend =
+        "make an account for this service in Synapse that is nobody's (`setup synapse`), and take its token";
     if let Some(id) = own.owner(instance) {
         findings.push(
             Finding::warning(
@@ -60,8 +61,12 @@ pub fn judge_licence(licence: Licence, by_token: bool) -> Finding {
     let mend = "renew the licence, or use `username` and `password_file` in [defguard], which need none";
     match (licence, by_token) {
         (Licence::Active, true) => Finding::ok(Kind::Licence, about, "has a licence, which API tokens need"),
-        (Licence::Active, false) => Finding::ok(Kind::Licence, about, "has a licence, which is not needed here"),
-        (Licence::None, false) => Finding::ok(Kind::Licence, about, "has no licence, and none is needed here"),
+        (Licence::Active, false) => {
+            Finding::ok(Kind::Licence, about, "has a licence, which is not needed here")
+        }
+        (Licence::None, false) => {
+            Finding::ok(Kind::Licence, about, "has no licence, and none is needed here")
+        }
         (Licence::Expired, false) => {
             Finding::ok(Kind::Licence, about, "has a licence that has run out, and none is needed here")
         }
@@ -123,7 +128,10 @@ pub fn judge_clocks(clocks: Clocks) -> Vec<Finding> {
             Finding::warning(
                 Kind::Clock,
                 "clocks",
-                format!("Defguard's clock and ours are {} apart, and one-time codes are used", seconds(defguard.abs())),
+                format!(
+                    "Defguard's clock and ours are {} apart, and one-time codes are used",
+                    seconds(defguard.abs())
+                ),
                 mend,
             )
             .because("a code holds for 30 s, and five wrong ones lock the account"),

@@ -124,11 +124,7 @@ pub struct Adoption {
 
 impl Engine {
     /// Shows which accounts may be whose, or links them if their digest is approved.
-    pub async fn adopt(
-        &self,
-        request: &AdoptRequest,
-        progress: &dyn Progress,
-    ) -> Result<Adoption, Failure> {
+    pub async fn adopt(&self, request: &AdoptRequest, progress: &dyn Progress) -> Result<Adoption, Failure> {
         let _turn = self.turn(progress).await;
         let (seen, mut adoption, groups) = self.read(self.find_out_adoption(request)).await?;
         let Some(approved) = &request.approved else { return Ok(adoption) };

@@ -136,9 +136,10 @@ pub fn adoption_digest(scene: &Scene<'_>, matches: &[Claimant]) -> String {
     let mut lines: Vec<String> = matches
         .iter()
         .flat_map(|claimant| {
-            claimant.candidates.iter().map(|candidate| {
-                format!("{} {} {:?}", claimant.id, candidate.mxid, candidate.certainty())
-            })
+            claimant
+                .candidates
+                .iter()
+                .map(|candidate| format!("{} {} {:?}", claimant.id, candidate.mxid, candidate.certainty()))
         })
         .collect();
     lines.sort();

@@ -14,9 +14,7 @@ mod scene;
 mod transfer;
 mod view;
 
-pub use adoption::{
-    Candidate, Claimant, Evidence, Matching, Proposal, adoption_digest, match_accounts,
-};
+pub use adoption::{Candidate, Claimant, Evidence, Matching, Proposal, adoption_digest, match_accounts};
 pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, State, Step};

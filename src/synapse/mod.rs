@@ -23,8 +23,8 @@ use url::Url;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
-        ServerName,
+        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup,
+        Mxid, Peer, ServerName,
     },
     http::{Answer, Http, HttpOptions},
     ports::{Homeserver, HomeserverInfo, Written},

@@ -6,7 +6,7 @@ use http::Method;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
-use super::{SEGMENT, Synapse, explain, expect_ok};
+use super::{SEGMENT, Synapse, expect_ok, explain};
 use crate::{domain::Failure, http::date};
 
 /// The ways to log in.
@@ -73,7 +73,9 @@ impl Synapse {
                 what,
                 format!("{} came back instead of a redirect to Defguard", answer.status),
             )
-            .mend("look into Synapse's log at this time: it cannot use the provider, or cannot reach Defguard")),
+            .mend(
+                "look into Synapse's log at this time: it cannot use the provider, or cannot reach Defguard",
+            )),
         }
     }
 

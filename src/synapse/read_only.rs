@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
+        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup,
+        Mxid, Peer,
     },
     ports::{Homeserver, HomeserverInfo, Written},
 };

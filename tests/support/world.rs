@@ -13,10 +13,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Account, AccountPatch, AccountSummary, Activity, Backoff, CreateMode, DefguardId, Email, Entry, ExternalId,
-        Failure, FailureClass, Field, FieldPolicy, Instance, Intent, Link, Listing, Localpart, Lookup,
-        Mapped, MappingError, Mxid, OnConflict, Page, Peer, Person, RunId, RunRecord, ServerName, Standoff,
-        Subject, ThreePid, Username,
+        Account, AccountPatch, AccountSummary, Activity, Backoff, CreateMode, DefguardId, Email, Entry,
+        ExternalId, Failure, FailureClass, Field, FieldPolicy, Instance, Intent, Link, Listing, Localpart,
+        Lookup, Mapped, MappingError, Mxid, OnConflict, Page, Peer, Person, RunId, RunRecord, ServerName,
+        Standoff, Subject, ThreePid, Username,
     },
     engine::{Engine, Options, RunReport, RunRequest},
     ports::{

@@ -50,14 +50,8 @@ pub(super) async fn both(settings: &Settings) -> (OfSynapse, OfDefguard) {
 }
 
 async fn of_synapse(settings: &Settings) -> OfSynapse {
-    let nothing = |info| OfSynapse {
-        info,
-        flows: None,
-        redirect: None,
-        clock: None,
-        own: None,
-        accounts: Vec::new(),
-    };
+    let nothing =
+        |info| OfSynapse { info, flows: None, redirect: None, clock: None, own: None, accounts: Vec::new() };
     let synapse = match assemble::synapse(settings) {
         Ok(synapse) => synapse,
         Err(failure) => return nothing(Err(failure)),
@@ -70,10 +64,8 @@ async fn of_synapse(settings: &Settings) -> OfSynapse {
     }
     let auth_provider = &settings.synapse.auth_provider;
     let (flows, clock) = tokio::join!(synapse.login_flows(), ahead(synapse.clock()));
-    let flows = flows.map(|flows| diagnosis::LoginFlows {
-        password: flows.password,
-        providers: flows.providers,
-    });
+    let flows =
+        flows.map(|flows| diagnosis::LoginFlows { password: flows.password, providers: flows.providers });
     let offered = flows.as_ref().is_ok_and(|flows| flows.providers.contains(auth_provider));
     let redirect = if offered { Some(synapse.login_redirect(auth_provider).await) } else { None };
     let (own, accounts) = match &info {
@@ -109,14 +101,8 @@ fn spread(all: &BTreeMap<Mxid, AccountSummary>) -> Vec<Mxid> {
 }
 
 async fn of_defguard(settings: &Settings) -> OfDefguard {
-    let nothing = |people| OfDefguard {
-        people,
-        discovery: None,
-        keys: None,
-        apps: None,
-        licence: None,
-        clock: None,
-    };
+    let nothing =
+        |people| OfDefguard { people, discovery: None, keys: None, apps: None, licence: None, clock: None };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let defguard = match assemble::defguard(settings, clock) {
         Ok(defguard) => defguard,

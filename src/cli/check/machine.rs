@@ -38,7 +38,8 @@ async fn daemon(socket: &Path) -> Finding {
             let own = env!("CARGO_PKG_VERSION");
             if status.version != own {
                 return Finding::warning(
-                    Kind::Daemon, "daemon",
+                    Kind::Daemon,
+                    "daemon",
                     format!("it is version {}, and this program is version {own}", status.version),
                     "restart the daemon with the new version",
                 );
@@ -46,15 +47,21 @@ async fn daemon(socket: &Path) -> Finding {
             let since = status
                 .daemon
                 .map_or_else(String::new, |daemon| format!(" since {} UTC", moment(daemon.started)));
-            Finding::ok(Kind::Daemon, "daemon", format!("up{since}; a config that was changed counts when it is restarted"))
+            Finding::ok(
+                Kind::Daemon,
+                "daemon",
+                format!("up{since}; a config that was changed counts when it is restarted"),
+            )
         }
         Ok(Some(_)) => Finding::warning(
-            Kind::Daemon, "daemon",
+            Kind::Daemon,
+            "daemon",
             "it gave an answer of another kind",
             "use the same version of the program as the daemon",
         ),
         Err(failure) => Finding::warning(
-            Kind::Daemon, "daemon",
+            Kind::Daemon,
+            "daemon",
             format!("{}: {}", failure.what, failure.why),
             failure.mend.unwrap_or_default(),
         ),
@@ -68,24 +75,33 @@ fn state(directory: &Path) -> Finding {
         Ok(_) => {}
         Err(error) => {
             return Finding::warning(
-                Kind::State, "state",
+                Kind::State,
+                "state",
                 format!("{shown} cannot be looked into by this user: {error}"),
                 "run this as the service's user, or make that user the owner of the directory",
             );
         }
     }
     match fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::ok(Kind::State, "state", format!("{shown} does not exist yet; the first sync or systemd makes it"))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::ok(
+            Kind::State,
+            "state",
+            format!("{shown} does not exist yet; the first sync or systemd makes it"),
+        ),
+        Err(error) => {
+            Finding::warning(Kind::State, "state", format!("{shown}: {error}"), "see what is there")
         }
-        Err(error) => Finding::warning(Kind::State, "state", format!("{shown}: {error}"), "see what is there"),
-        Ok(found) if !found.is_dir() => {
-            Finding::warning(Kind::State, "state", format!("{shown} is no directory"), "set another state.directory")
-        }
+        Ok(found) if !found.is_dir() => Finding::warning(
+            Kind::State,
+            "state",
+            format!("{shown} is no directory"),
+            "set another state.directory",
+        ),
         Ok(_) => match can_write(directory) {
             Ok(()) => Finding::ok(Kind::State, "state", format!("{shown} can be written to")),
             Err(error) => Finding::warning(
-                Kind::State, "state",
+                Kind::State,
+                "state",
                 format!("{shown} cannot be written to by this user: {error}"),
                 "run this as the service's user, or make that user the owner of the directory",
             ),

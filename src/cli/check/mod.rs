@@ -45,10 +45,7 @@ pub(super) async fn check(global: &Global, verb: &Check) -> Result<Exit, Exit> {
     findings.extend(judge::judge_clocks(Clocks {
         defguard: defguard.clock,
         synapse: synapse.clock,
-        one_time_codes: matches!(
-            &settings.defguard.auth,
-            DefguardAuth::Session { totp_secret: Some(_), .. }
-        ),
+        one_time_codes: matches!(&settings.defguard.auth, DefguardAuth::Session { totp_secret: Some(_), .. }),
     }));
     let reachable = synapse.info.is_ok() && defguard.people.is_ok();
     of_people(&mut findings, &settings, &templates, &synapse, &defguard);

@@ -87,8 +87,7 @@ impl Facts {
 }
 
 /// The endpoints of an entry.
-const ENDPOINTS: [&str; 4] =
-    ["authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri"];
+const ENDPOINTS: [&str; 4] = ["authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri"];
 
 pub(super) fn read(entry: &EntryOf<'_>, merged: &Merged) -> Facts {
     let in_entry = |key| entry.node.value.get(key).map(|node| (entry.file, node));

@@ -61,9 +61,7 @@ pub async fn find(caller: Caller, State(shared): App, Path(client_id): Path<Stri
     let state = shared.state();
     match state.provider.app(&client_id) {
         Some(app) if state.is_admin(caller.id) => answer(200, app.info()),
-        Some(app) => {
-            answer(200, json!({"client_id": app.client_id, "name": app.name, "scope": app.scope}))
-        }
+        Some(app) => answer(200, json!({"client_id": app.client_id, "name": app.name, "scope": app.scope})),
         None => answer(404, json!({})),
     }
 }
@@ -275,8 +273,11 @@ pub async fn token(State(shared): App, headers: HeaderMap, body: String) -> Resp
         Some("authorization_code") => {}
         Some("refresh_token") => {
             // Without the app's own credentials, and with the same tokens again.
-            let grant =
-                state.provider.grants.iter().find(|grant| Some(&*grant.refresh_token) == field("refresh_token"));
+            let grant = state
+                .provider
+                .grants
+                .iter()
+                .find(|grant| Some(&*grant.refresh_token) == field("refresh_token"));
             return grant.map_or_else(unsupported, |grant| {
                 answer(
                     200,
@@ -391,7 +392,9 @@ document.getElementById("form").action = "/api/v1/oauth/authorize" + location.se
 /// Where a login goes on to, if it was begun by an app: the `url` of the login's answer. Taken once. (That the answer
 /// carries it is from Defguard's source.)
 pub fn wanted(provider: &mut Provider, headers: &HeaderMap) -> Value {
-    cookie(headers, SIGN_IN).and_then(|value| provider.sign_ins.remove(&value)).map_or(Value::Null, Value::from)
+    cookie(headers, SIGN_IN)
+        .and_then(|value| provider.sign_ins.remove(&value))
+        .map_or(Value::Null, Value::from)
 }
 
 fn redirect(to: &str) -> Response {
