@@ -312,6 +312,8 @@ pub struct Standing {
     pub account: Option<Mxid>,
     /// Whose account the login opens, if it is one of ours.
     pub owner: Option<DefguardId>,
+    /// Whether it is the account that this service itself uses in Defguard, with which nobody logs in to Synapse.
+    pub is_service: bool,
 }
 
 /// Whether a login would do what we want.
@@ -342,6 +344,9 @@ impl Verdict {
 pub fn judge(person: &Person, login: &Login, standing: &Standing) -> Verdict {
     let name = &person.username;
     let unwanted = |why: String, mend: String| Verdict::Unwanted { why, mend };
+    if standing.is_service {
+        return Verdict::Wanted;
+    }
     if !standing.in_scope {
         return match login {
             Login::Creates { .. } | Login::Refused { why: Refusal::Email { .. } } => unwanted(
@@ -380,7 +385,7 @@ pub fn judge(person: &Person, login: &Login, standing: &Standing) -> Verdict {
             format!("if it is theirs, `link {name} {taken}`; else see `explain {name}`"),
         ),
         (Login::Creates { .. }, None) => unwanted(
-            "the account would not be made by the sync, which then does not know it as theirs".to_owned(),
+            "an account that a login makes is not known to the sync as theirs".to_owned(),
             format!("`sync {name}` before they log in"),
         ),
         (Login::Refused { why }, _) => {
@@ -688,7 +693,7 @@ mod tests {
     }
 
     fn linked(localpart: &str) -> Standing {
-        Standing { in_scope: true, account: Some(mxid(localpart)), owner: None }
+        Standing { in_scope: true, account: Some(mxid(localpart)), ..Standing::default() }
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn standing(
         in_scope: seen.rules.scope.includes(person),
         account: linked.or_else(marked),
         owner: opened.and_then(owner).filter(|owner| *owner != person.id),
+        is_service: seen.rules.scope.own_username.as_ref() == Some(&person.username),
     }
 }
 
