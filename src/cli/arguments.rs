@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::setup::Setup;
+
 /// Where the config is if nothing else is said.
 pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
 
@@ -60,6 +62,9 @@ pub(super) enum Verb {
     Render(Render),
     /// Check the config, both servers, our rights there, and the templates on every person
     Check,
+    /// Set up what the service needs in Defguard, in Synapse and on this machine
+    #[command(subcommand)]
+    Setup(Setup),
 }
 
 #[derive(Debug, Args)]

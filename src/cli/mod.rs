@@ -13,6 +13,7 @@ mod page;
 mod render;
 mod run;
 mod session;
+mod setup;
 mod status;
 mod sync;
 
@@ -55,5 +56,6 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check => check::check(global).await,
+        Verb::Setup(verb) => setup::setup(global, verb).await,
     }
 }

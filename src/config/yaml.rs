@@ -9,7 +9,15 @@ use serde_saphyr::{
 };
 
 /// The top-level keys that matter here.
-const KEYS: [&str; 3] = ["server_name", "oidc_providers", "oidc_config"];
+const KEYS: [&str; 7] = [
+    "server_name",
+    "oidc_providers",
+    "oidc_config",
+    "public_baseurl",
+    "registration_shared_secret",
+    "registration_shared_secret_path",
+    "session_lifetime",
+];
 
 /// Why a text is no YAML, and where.
 pub(super) type Trouble = (Option<(u32, u32)>, String);
