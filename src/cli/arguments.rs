@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::Certainty;
 
+use super::setup::Setup;
+
 /// Where the config is if nothing else is said.
 pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
 
@@ -68,6 +70,9 @@ pub(super) enum Verb {
     Render(Render),
     /// Check the config, both servers, our rights there, the login between them, and the templates on every person
     Check(Check),
+    /// Set up what the service needs in Defguard, in Synapse and on this machine
+    #[command(subcommand)]
+    Setup(Setup),
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod page;
 mod render;
 mod run;
 mod session;
+mod setup;
 mod status;
 mod sync;
 
@@ -56,5 +57,6 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check(verb) => check::check(global, verb).await,
+        Verb::Setup(verb) => setup::setup(global, verb).await,
     }
 }

@@ -99,7 +99,7 @@ pub fn read(
 }
 
 /// The files that Synapse would read, in its order.
-fn find_files(paths: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<PathBuf> {
+pub(super) fn find_files(paths: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -132,13 +132,13 @@ fn unreadable(path: &Path, why: &str) -> Finding {
 
 /// The top-level keys that matter here, with the file they come from.
 #[derive(Default)]
-struct Merged {
+pub(super) struct Merged {
     keys: BTreeMap<&'static str, (PathBuf, Node)>,
 }
 
 impl Merged {
     /// Puts the keys of one more file in the place of those that came before.
-    fn add(&mut self, file: &Path, keys: Vec<(&'static str, Node)>, findings: &mut Vec<Finding>) {
+    pub(super) fn add(&mut self, file: &Path, keys: Vec<(&'static str, Node)>, findings: &mut Vec<Finding>) {
         let mut here: Vec<&str> = Vec::new();
         for (key, node) in keys {
             let at = place(file, &node, key);
@@ -163,16 +163,16 @@ impl Merged {
         }
     }
 
-    fn get(&self, key: &str) -> Option<&(PathBuf, Node)> {
+    pub(super) fn get(&self, key: &str) -> Option<&(PathBuf, Node)> {
         self.keys.get(key)
     }
 }
 
 /// One entry of `oidc_providers`, or the old `oidc_config`.
-struct EntryOf<'a> {
+pub(super) struct EntryOf<'a> {
     file: &'a Path,
-    node: &'a Node,
-    idp_id: &'a str,
+    pub(super) node: &'a Node,
+    pub(super) idp_id: &'a str,
     at: Place,
 }
 
@@ -215,7 +215,7 @@ fn pick<'a>(
 }
 
 /// All providers, as `_parse_oidc_provider_configs` finds them.
-fn entries(merged: &Merged) -> Result<Vec<EntryOf<'_>>, Finding> {
+pub(super) fn entries(merged: &Merged) -> Result<Vec<EntryOf<'_>>, Finding> {
     let mut entries = Vec::new();
     if let Some((file, list)) = merged.get("oidc_providers") {
         let nodes = match &list.value {
@@ -361,7 +361,7 @@ impl EntryOf<'_> {
     }
 }
 
-fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
+pub(super) fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
     let Some((file, node)) = merged.get("server_name") else { return Ok(None) };
     let Yaml::Text(name) = &node.value else { return Err(wrong(file, node, "server_name", "a text")) };
     ServerName::try_from(name.as_str()).map(Some).map_err(|_| {
@@ -370,19 +370,19 @@ fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
     })
 }
 
-fn wrong(file: &Path, node: &Node, key: &str, wanted: &str) -> Finding {
+pub(super) fn wrong(file: &Path, node: &Node, key: &str, wanted: &str) -> Finding {
     place(file, node, key).error(
         format!("Synapse would not start with this: {} is given", node.value.kind()),
         format!("Give {wanted}."),
     )
 }
 
-fn place(file: &Path, node: &Node, key: &str) -> Place {
+pub(super) fn place(file: &Path, node: &Node, key: &str) -> Place {
     Place { file: file.to_owned(), position: yaml::position(node.referenced), key: key.to_owned() }
 }
 
 /// Reads the keys that matter from one file. A file that is no mapping is passed over, as Synapse does.
-fn parse(file: &Path) -> Result<Vec<(&'static str, Node)>, Finding> {
+pub(super) fn parse(file: &Path) -> Result<Vec<(&'static str, Node)>, Finding> {
     let bytes = std::fs::read(file).map_err(|error| unreadable(file, &explain_io(&error)))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable(file, "it is not UTF-8 text"))?;
     yaml::parse(&text).map_err(|(position, why)| {

@@ -9,7 +9,7 @@ use serde_saphyr::{
 };
 
 /// The top-level keys that matter here.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "server_name",
     "oidc_providers",
     "oidc_config",
@@ -20,6 +20,8 @@ const KEYS: [&str; 10] = [
     "sso",
     "session_lifetime",
     "nonrefreshable_access_token_lifetime",
+    "registration_shared_secret",
+    "registration_shared_secret_path",
 ];
 
 /// Why a text is no YAML, and where.

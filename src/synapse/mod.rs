@@ -8,6 +8,7 @@ mod explain;
 mod identify;
 mod probe;
 mod read_only;
+mod register;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,12 @@ use crate::{
     ports::{Homeserver, HomeserverInfo, Written},
 };
 
-pub use self::{identify::OLDEST_VERSION, probe::LoginFlows, read_only::ReadOnly};
+pub use self::{
+    identify::OLDEST_VERSION,
+    probe::LoginFlows,
+    read_only::ReadOnly,
+    register::{Admin, NewAdmin, register_admin},
+};
 
 /// Everything in a path segment but the characters that RFC 3986 (section 2.3) calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
