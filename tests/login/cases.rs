@@ -132,8 +132,7 @@ async fn whoever_is_disabled_in_defguard_cannot_log_in_there() {
 async fn conflict(name: &'static str, policy: &str, same_email: bool) -> (String, Vec<String>) {
     let room = Room::with_policy(name, policy).await;
     room.add("grace");
-    let email =
-        if same_email { format!("{}@example.com", room.n("grace")) } else { "else@example.com".to_owned() };
+    let email = if same_email { format!("{}@example.com", room.n("grace")) } else { "else@example.com".to_owned() };
     let body = json!({"displayname": "Was here", "threepids": [{"medium": "email", "address": email}]});
     assert_eq!(room.synapse().put_account(&room.n("grace"), &body).await.status, 201);
     room.sync().await;

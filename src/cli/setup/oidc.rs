@@ -171,10 +171,9 @@ impl<'a> Scene<'a> {
         config: &'a Path,
     ) -> Result<Self, Exit> {
         let present = wishes.homeserver.providers.iter().find(|entry| {
-            entry
-                .issuer
-                .as_deref()
-                .is_some_and(|issuer| issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/'))
+            entry.issuer.as_deref().is_some_and(|issuer| {
+                issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/')
+            })
         });
         let idp_id = verb
             .idp_id
@@ -359,8 +358,7 @@ impl<'a> Scene<'a> {
             Err(_) => Owner::default(),
         };
         let for_service = service_owner();
-        if let (Some(file), DefguardLogin::Password { password, .. }) =
-            (&plan.password_file, &self.wishes.login)
+        if let (Some(file), DefguardLogin::Password { password, .. }) = (&plan.password_file, &self.wishes.login)
         {
             files::write(file, password, FOR_THE_OWNER, for_service, now)?;
         }
@@ -381,10 +379,9 @@ impl<'a> Scene<'a> {
     fn look_again(&self, plan: &Plan, app: &App) -> Result<Exit, Exit> {
         if let EntryStep::File(path, _) = &plan.entry {
             let after = wishes::survey(&self.wishes.homeserver_config)?;
-            let there = after
-                .providers
-                .iter()
-                .any(|entry| entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id));
+            let there = after.providers.iter().any(|entry| {
+                entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id)
+            });
             if !there {
                 complain(&format!(
                     "error: {} was written, but is not what Synapse would see\n  → look for a later file with \
@@ -442,10 +439,7 @@ impl<'a> Scene<'a> {
                 page.line("      scopes         ", &data.scopes.join(", "));
             }
             AppStep::Keep(app) => {
-                page.line(
-                    bullet,
-                    &format!("the OpenID app {} in Defguard is right ({})", app.data.name, app.client_id),
-                );
+                page.line(bullet, &format!("the OpenID app {} in Defguard is right ({})", app.data.name, app.client_id));
             }
             AppStep::Correct { app, changes, .. } => {
                 let name = &app.data.name;
@@ -456,10 +450,7 @@ impl<'a> Scene<'a> {
             }
         }
         if let Some(file) = &plan.password_file {
-            page.line(
-                bullet,
-                &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done),
-            );
+            page.line(bullet, &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done));
         }
         page.line(
             bullet,
@@ -469,17 +460,14 @@ impl<'a> Scene<'a> {
             EntryStep::File(path, step) => {
                 page.line(bullet, &file_line(*step, path, "the provider entry", FOR_THE_GROUP, done));
             }
-            EntryStep::Print { why, .. } => {
-                page.line(bullet, &format!("print the provider entry, since {why}"))
-            }
+            EntryStep::Print { why, .. } => page.line(bullet, &format!("print the provider entry, since {why}")),
         }
         match plan.config {
-            FileStep::Refuse | FileStep::Replace => {
-                page.line(bullet, &format!("{} is there already and stays as it is", self.config.display()))
-            }
-            step => {
-                page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done))
-            }
+            FileStep::Refuse | FileStep::Replace => page.line(
+                bullet,
+                &format!("{} is there already and stays as it is", self.config.display()),
+            ),
+            step => page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done)),
         }
         let show_texts = self.verb.go.dry_run || matches!(plan.entry, EntryStep::Print { .. });
         if show_texts {
@@ -498,8 +486,7 @@ impl<'a> Scene<'a> {
             page.gap();
             verbatim(&mut page, &service_config::text(self.wishes, &self.idp_id));
         }
-        if let (true, AppStep::Keep(app) | AppStep::Correct { app, .. }) = (self.verb.show_secret, &plan.app)
-        {
+        if let (true, AppStep::Keep(app) | AppStep::Correct { app, .. }) = (self.verb.show_secret, &plan.app) {
             page.heading(&format!("The client secret is {}", app.client_secret.expose_secret()));
         }
         if !plan.mind.is_empty() {
@@ -515,10 +502,7 @@ impl<'a> Scene<'a> {
             }
             page.line(bullet, "restart Synapse: `systemctl restart matrix-synapse`");
             if !self.wishes.synapse_token_file.exists() {
-                page.line(
-                    bullet,
-                    "`defguard-synapse-sync setup synapse` makes the account that the service works as",
-                );
+                page.line(bullet, "`defguard-synapse-sync setup synapse` makes the account that the service works as");
             }
             page.line(bullet, "`defguard-synapse-sync check` asks both servers whether all of it fits");
             page.line(bullet, "`defguard-synapse-sync sync` makes the accounts, before people log in");
@@ -571,8 +555,7 @@ impl Plan {
             _ => None,
         };
         let secret = (self.secret == FileStep::Refuse).then_some(&self.secret_file);
-        let names: Vec<String> =
-            [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
         (!names.is_empty()).then(|| {
             format!(
                 "error: {} is there already and differs; nothing was changed\n  → give --replace to replace it; a copy \
@@ -594,9 +577,7 @@ fn entry_place(at: &[Place], providers: usize, file: Option<PathBuf>, print: boo
         }
         (None, _) if print => print_since("you asked for it".to_owned(), !at.is_empty()),
         (None, Some(file)) => EntryStep::File(file, FileStep::Write),
-        (None, None) => {
-            print_since("Synapse reads no directory of config that it could be put into".to_owned(), false)
-        }
+        (None, None) => print_since("Synapse reads no directory of config that it could be put into".to_owned(), false),
     }
 }
 

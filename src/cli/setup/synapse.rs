@@ -188,14 +188,8 @@ async fn make_admin(
         password: password(),
     };
     // A token that cannot be kept would be lost, and its account with it.
-    files::write(
-        &wishes.token_file,
-        &SecretString::from("none yet"),
-        FOR_THE_OWNER,
-        service_owner(),
-        SystemClock.now(),
-    )
-    .map_err(complain_file)?;
+    files::write(&wishes.token_file, &SecretString::from("none yet"), FOR_THE_OWNER, service_owner(), SystemClock.now())
+        .map_err(complain_file)?;
     let made = register_admin(&wishes.url, wishes.http.clone(), secret, &admin).await;
     let made = match made {
         Ok(made) => made,
@@ -237,13 +231,7 @@ fn password() -> SecretString {
     format!("{high:032x}{low:032x}").into()
 }
 
-fn show_plan(
-    wishes: &Wishes,
-    verb: &SynapseAdmin,
-    present: Option<&Mxid>,
-    lift: bool,
-    unlimited: bool,
-) -> String {
+fn show_plan(wishes: &Wishes, verb: &SynapseAdmin, present: Option<&Mxid>, lift: bool, unlimited: bool) -> String {
     let mut page = Page::new(page::width());
     let file = wishes.token_file.display();
     match present {
@@ -253,10 +241,7 @@ fn show_plan(
         }
         None => {
             page.heading("What would be done:");
-            page.line(
-                "  - ",
-                &format!("make the server admin `{}` in Synapse at {}", verb.localpart, wishes.url),
-            );
+            page.line("  - ", &format!("make the server admin `{}` in Synapse at {}", verb.localpart, wishes.url));
             let step = if wishes.token_file.exists() { FileStep::Replace } else { FileStep::Write };
             let verb = if step == FileStep::Replace { "replace" } else { "write" };
             page.line("  - ", &format!("{verb} {file} (its access token; mode 0600)"));
@@ -276,9 +261,7 @@ fn show_plan(
 }
 
 fn note_lifetime(page: &mut Page, wishes: &Wishes) {
-    if let Some(place) =
-        wishes.homeserver.as_ref().and_then(|homeserver| homeserver.session_lifetime.as_ref())
-    {
+    if let Some(place) = wishes.homeserver.as_ref().and_then(|homeserver| homeserver.session_lifetime.as_ref()) {
         page.heading("Mind:");
         page.line(
             "  - ",
