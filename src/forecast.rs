@@ -305,7 +305,7 @@ fn registers(mapped: &Mapped, names: &Names<'_>) -> Result<Login, Login> {
 
 /// What is known of a person and their account on our side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct Known {
     /// Whether the sync concerns them.
     pub in_scope: bool,
     /// The account that is theirs: linked, or proved by the ownership marker.
@@ -319,7 +319,7 @@ pub struct Standing {
 /// Whether a login would do what we want.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
-pub enum Verdict {
+pub enum Judgement {
     /// It is what we want, or nothing that concerns us.
     Wanted,
     /// It is not.
@@ -333,7 +333,7 @@ pub enum Verdict {
     Unclear,
 }
 
-impl Verdict {
+impl Judgement {
     /// Whether somebody should do something about it.
     pub fn is_unwanted(&self) -> bool {
         matches!(self, Self::Unwanted { .. })
@@ -341,28 +341,28 @@ impl Verdict {
 }
 
 /// Judges what a login would do.
-pub fn judge(person: &Person, login: &Login, standing: &Standing) -> Verdict {
+pub fn judge(person: &Person, login: &Login, known: &Known) -> Judgement {
     let name = &person.username;
-    let unwanted = |why: String, mend: String| Verdict::Unwanted { why, mend };
-    if standing.is_service {
-        return Verdict::Wanted;
+    let unwanted = |why: String, mend: String| Judgement::Unwanted { why, mend };
+    if known.is_service {
+        return Judgement::Wanted;
     }
-    if !standing.in_scope {
+    if !known.in_scope {
         return match login {
             Login::Creates { .. } | Login::Refused { why: Refusal::Email { .. } } => unwanted(
                 "the sync does not concern them, and yet they get an account".to_owned(),
                 "set `enable_registration: false` in the provider in homeserver.yaml, or widen [scope]"
                     .to_owned(),
             ),
-            Login::Unclear { .. } => Verdict::Unclear,
-            _ => Verdict::Wanted,
+            Login::Unclear { .. } => Judgement::Unclear,
+            _ => Judgement::Wanted,
         };
     }
-    match (login, &standing.account) {
-        (Login::NotLetIn, _) => Verdict::Wanted,
-        (Login::Unclear { .. }, _) => Verdict::Unclear,
-        (Login::Opens { mxid } | Login::Links { mxid }, Some(own)) if mxid == own => Verdict::Wanted,
-        (Login::Opens { mxid } | Login::Links { mxid }, own) => match (standing.owner, own) {
+    match (login, &known.account) {
+        (Login::NotLetIn, _) => Judgement::Wanted,
+        (Login::Unclear { .. }, _) => Judgement::Unclear,
+        (Login::Opens { mxid } | Login::Links { mxid }, Some(own)) if mxid == own => Judgement::Wanted,
+        (Login::Opens { mxid } | Login::Links { mxid }, own) => match (known.owner, own) {
             (Some(owner), _) => unwanted(
                 format!("{mxid} is the account of #{owner}"),
                 format!("see `explain {name}` and `explain '#{owner}'`"),
@@ -424,7 +424,7 @@ pub struct Forecast {
     /// What Synapse would do.
     pub login: Login,
     /// Whether that is what we want.
-    pub verdict: Verdict,
+    pub judgement: Judgement,
 }
 
 /// The next login of everybody.
@@ -443,11 +443,11 @@ pub struct Forecasts {
 impl Forecasts {
     /// Of how many people the login is as we want it, is not, and cannot be told.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let count = |is: fn(&Verdict) -> bool| self.people.iter().filter(|one| is(&one.verdict)).count();
+        let count = |is: fn(&Judgement) -> bool| self.people.iter().filter(|one| is(&one.judgement)).count();
         (
-            count(|verdict| *verdict == Verdict::Wanted),
-            count(Verdict::is_unwanted),
-            count(|verdict| *verdict == Verdict::Unclear),
+            count(|judgement| *judgement == Judgement::Wanted),
+            count(Judgement::is_unwanted),
+            count(|judgement| *judgement == Judgement::Unclear),
         )
     }
 
@@ -675,7 +675,7 @@ mod tests {
         let unclear =
             forecast(&mapped("alice"), Lookup::Unknown(failure), &accounts(&[]), LoginRules::default());
         assert!(matches!(unclear, Login::Unclear { .. }), "{unclear:?}");
-        assert_eq!(judge(&person("alice"), &unclear, &linked("alice")), Verdict::Unclear);
+        assert_eq!(judge(&person("alice"), &unclear, &linked("alice")), Judgement::Unclear);
     }
 
     #[test]
@@ -689,25 +689,25 @@ mod tests {
             LoginRules::default(),
         );
         assert_eq!(login, Login::NotLetIn);
-        assert_eq!(judge(&disabled, &login, &linked("alice")), Verdict::Wanted);
+        assert_eq!(judge(&disabled, &login, &linked("alice")), Judgement::Wanted);
     }
 
-    fn linked(localpart: &str) -> Standing {
-        Standing { in_scope: true, account: Some(mxid(localpart)), ..Standing::default() }
+    fn linked(localpart: &str) -> Known {
+        Known { in_scope: true, account: Some(mxid(localpart)), ..Known::default() }
     }
 
     #[test]
     fn only_the_own_account_is_wanted_and_everything_else_says_what_to_do() {
-        let judged = |login: &Login, standing: &Standing| judge(&person("alice"), login, standing);
+        let judged = |login: &Login, known: &Known| judge(&person("alice"), login, known);
         let opens = |localpart| Login::Opens { mxid: mxid(localpart) };
-        assert_eq!(judged(&opens("alice"), &linked("alice")), Verdict::Wanted);
-        assert_eq!(judged(&Login::Links { mxid: mxid("alice") }, &linked("alice")), Verdict::Wanted);
-        let nobody = Standing { in_scope: true, ..Standing::default() };
-        let stranger = Standing { owner: Some(DefguardId(3)), ..nobody.clone() };
+        assert_eq!(judged(&opens("alice"), &linked("alice")), Judgement::Wanted);
+        assert_eq!(judged(&Login::Links { mxid: mxid("alice") }, &linked("alice")), Judgement::Wanted);
+        let nobody = Known { in_scope: true, ..Known::default() };
+        let stranger = Known { owner: Some(DefguardId(3)), ..nobody.clone() };
         let creates = Login::Creates { mxid: mxid("alice"), taken: None };
         let second = Login::Creates { mxid: mxid("alice1"), taken: Some(mxid("alice")) };
         let locked = Login::Refused { why: Refusal::Locked { mxid: mxid("alice") } };
-        for (login, standing, mend) in [
+        for (login, known, mend) in [
             (&opens("other"), &linked("alice"), "sync alice"),
             (&opens("alice"), &nobody, "link alice @alice:example.org"),
             (&opens("alice"), &stranger, "explain '#3'"),
@@ -716,8 +716,8 @@ mod tests {
             (&second, &nobody, "link alice @alice:example.org"),
             (&locked, &linked("alice"), "unlock"),
         ] {
-            match judged(login, standing) {
-                Verdict::Unwanted { mend: said, .. } => assert!(said.contains(mend), "{login}: {said}"),
+            match judged(login, known) {
+                Judgement::Unwanted { mend: said, .. } => assert!(said.contains(mend), "{login}: {said}"),
                 other => panic!("{login}: {other:?}"),
             }
         }
@@ -725,12 +725,12 @@ mod tests {
 
     #[test]
     fn whom_the_sync_does_not_concern_should_get_no_account_from_a_login_either() {
-        let outside = Standing::default();
+        let outside = Known::default();
         let creates = Login::Creates { mxid: mxid("alice"), taken: None };
         assert!(judge(&person("alice"), &creates, &outside).is_unwanted());
         let opens = Login::Opens { mxid: mxid("alice") };
-        assert_eq!(judge(&person("alice"), &opens, &outside), Verdict::Wanted);
+        assert_eq!(judge(&person("alice"), &opens, &outside), Judgement::Wanted);
         let refused = Login::Refused { why: Refusal::RegistrationDisabled };
-        assert_eq!(judge(&person("alice"), &refused, &outside), Verdict::Wanted);
+        assert_eq!(judge(&person("alice"), &refused, &outside), Judgement::Wanted);
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Engine, Progress,
-    gather::{Gathered, MOST_ROUNDS, answer, no_end},
+    gather::{Gathered, MOST_ROUNDS, NOTHING_HELD, no_end},
 };
 use crate::{
     domain::{Activity, Certainty, Change, Completeness, DefguardId, Failure, Lookup, Mxid, Username},
@@ -142,7 +142,7 @@ impl Engine {
             return Ok(adoption);
         }
         let work: Vec<Group> = groups.values().cloned().collect();
-        let applied = self.apply(&seen, &work, None, progress).await?;
+        let applied = self.groups(&seen, &work, None, progress).await?;
         let stopped = applied.stopped.as_ref().map(Failure::to_string);
         let adopted = adoption.matches.iter().map(|found| {
             let done = groups.get(&found.id).and_then(|group| applied.groups.get(&group.key));
@@ -205,7 +205,7 @@ impl Engine {
             }
         }
         let none = (BTreeSet::new(), BTreeSet::new());
-        let digest = adoption_digest(&seen.scene(Pass::Frequent, &none.0, &none.1), &proposed);
+        let digest = adoption_digest(&seen.scene(Pass::Frequent, &none.0, &none.1, &NOTHING_HELD), &proposed);
         matches.sort_by_key(|found: &Match| (std::cmp::Reverse(found.certainty), found.username.clone()));
         let complete = seen.listing.is_complete();
         let adoption = Adoption {
@@ -228,12 +228,9 @@ impl Engine {
     async fn match_all(&self, seen: &mut Gathered, only: &BTreeSet<DefguardId>) -> Result<Proposal, Failure> {
         let none = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..MOST_ROUNDS {
-            match match_accounts(&seen.scene(Pass::Frequent, &none.0, &none.1), only) {
+            match match_accounts(&seen.scene(Pass::Frequent, &none.0, &none.1, &NOTHING_HELD), only) {
                 Matching::Propose(proposal) => return Ok(proposal),
-                Matching::Ask(questions) => {
-                    let concurrency = self.options.concurrency;
-                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
-                }
+                Matching::Ask(questions) => self.find_answers(questions, &mut seen.answers).await?,
             }
         }
         Err(no_end())
@@ -251,14 +248,11 @@ impl Engine {
         }
         let (afresh, postponed) = (BTreeSet::from([id]), BTreeSet::new());
         for _ in 0..MOST_ROUNDS {
-            match decide_by_hand(&seen.scene(Pass::Frequent, &afresh, &postponed), id, Some(mxid)) {
+            match decide_by_hand(&seen.scene(Pass::Frequent, &afresh, &postponed, &NOTHING_HELD), id, Some(mxid)) {
                 HandDecision::Do { group, warnings } => return Ok(Ok((group, warnings))),
                 HandDecision::Refused(why) => return Ok(Err(why)),
                 HandDecision::Failed(failure) => return Ok(Err(failure.to_string())),
-                HandDecision::Ask(questions) => {
-                    let concurrency = self.options.concurrency;
-                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
-                }
+                HandDecision::Ask(questions) => self.find_answers(questions, &mut seen.answers).await?,
             }
         }
         Err(no_end())
@@ -271,14 +265,15 @@ impl Engine {
             .collect();
         let mut asked = stream::iter(accounts)
             .map(|mxid| async move {
-                let activity = self.homeserver.activity(&mxid).await;
-                (mxid, activity)
+                let seen = self.homeserver.last_seen(&mxid).await;
+                let rooms = self.homeserver.rooms(&mxid).await;
+                (mxid, seen, rooms)
             })
             .buffer_unordered(self.options.concurrency.max(1));
         let mut activity: BTreeMap<Mxid, Activity> = BTreeMap::new();
-        while let Some((mxid, found)) = asked.next().await {
-            if let Lookup::Found(found) = found {
-                activity.insert(mxid, found);
+        while let Some((mxid, seen, rooms)) = asked.next().await {
+            if let (Lookup::Found(last_seen), Ok(rooms)) = (seen, rooms) {
+                activity.insert(mxid, Activity { last_seen, rooms: rooms.len() });
             }
         }
         duplicates

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Engine, Progress,
-    gather::{Gathered, answer},
+    gather::Gathered,
 };
 use crate::{
     domain::{DefguardId, ExternalId, Failure, Lookup, Mapped, Mxid, Person},
-    forecast::{Forecast, Forecasts, Login, Names, Standing, judge, next_login},
+    forecast::{Forecast, Forecasts, Login, Names, Known, judge, next_login},
     reconcile::Question,
 };
 
@@ -69,8 +69,8 @@ impl Engine {
             .iter()
             .map(|(person, mapped)| {
                 let login = next_login(person, mapped, &self.holder(seen, mapped), &names, self.login_rules);
-                let verdict = judge(person, &login, &standing(seen, &owners, person, &login));
-                Forecast { id: person.id, username: person.username.clone(), login, verdict }
+                let judgement = judge(person, &login, &known(seen, &owners, person, &login));
+                Forecast { id: person.id, username: person.username.clone(), login, judgement }
             })
             .collect())
     }
@@ -94,7 +94,7 @@ impl Engine {
             .filter(|id| !seen.answers.external_ids.contains_key(id))
             .map(Question::ExternalId)
             .collect();
-        answer(self.homeserver.as_ref(), ids, &mut seen.answers, self.options.concurrency).await?;
+        self.find_answers(ids, &mut seen.answers).await?;
         let linked: BTreeSet<&Mxid> = seen.links.values().map(|link| &link.mxid).collect();
         let unknown = people
             .iter()
@@ -102,16 +102,16 @@ impl Engine {
             .filter(|mxid| !linked.contains(mxid) && !seen.answers.accounts.contains_key(mxid))
             .map(Question::Account)
             .collect();
-        answer(self.homeserver.as_ref(), unknown, &mut seen.answers, self.options.concurrency).await
+        self.find_answers(unknown, &mut seen.answers).await
     }
 }
 
-fn standing(
+fn known(
     seen: &Gathered,
     owners: &BTreeMap<&Mxid, DefguardId>,
     person: &Person,
     login: &Login,
-) -> Standing {
+) -> Known {
     let owner = |mxid: &Mxid| owner(seen, owners, mxid);
     let opened = match login {
         Login::Opens { mxid } | Login::Links { mxid } => Some(mxid),
@@ -119,7 +119,7 @@ fn standing(
     };
     let linked = seen.links.get(&person.id).map(|link| link.mxid.clone());
     let marked = || opened.filter(|mxid| owner(mxid) == Some(person.id)).cloned();
-    Standing {
+    Known {
         in_scope: seen.rules.scope.includes(person),
         account: linked.or_else(marked),
         owner: opened.and_then(owner).filter(|owner| *owner != person.id),

@@ -6,14 +6,16 @@
 
 mod explain;
 mod identify;
+mod off_board;
 mod probe;
 mod read_only;
 mod register;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::RequestBuilder;
@@ -24,8 +26,8 @@ use url::Url;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Activity, Email, ExternalId, Failure, FailureClass, Lookup,
-        Mxid, Peer, ServerName,
+        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Instance, Lookup,
+        Mxid, Peer, ServerName, ServiceRecord, Session,
     },
     http::{Answer, Http, HttpOptions},
     ports::{Homeserver, HomeserverInfo, Written},
@@ -217,17 +219,10 @@ impl Homeserver for Synapse {
         looked_up(self.find(what, &format!("/_synapse/admin/v1/threepid/email/users/{address}")).await)
     }
 
-    async fn activity(&self, mxid: &Mxid) -> Lookup<Activity> {
-        let what = format!("asking how much {mxid} is used");
-        let rooms = format!("{}/joined_rooms", account_path(mxid).replace("/v2/", "/v1/"));
-        let read = async {
-            let Some(seen) = self.look_up::<wire::LastSeen>(&what, &account_path(mxid)).await? else {
-                return Ok(None);
-            };
-            let rooms: Option<wire::JoinedRooms> = self.look_up(&what, &rooms).await?;
-            Ok(rooms.map(|rooms| Activity { last_seen: seen.moment(), rooms: rooms.joined_rooms.len() }))
-        };
-        looked_up(read.await)
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>> {
+        let what = format!("asking when {mxid} was last seen");
+        let read = self.look_up::<wire::LastSeen>(&what, &account_path(mxid)).await;
+        looked_up(read.map(|seen| seen.map(|seen| seen.moment())))
     }
 
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
@@ -247,6 +242,39 @@ impl Homeserver for Synapse {
                 }
             })
             .await?
+    }
+
+    async fn sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure> {
+        self.read_sessions(mxid).await
+    }
+
+    async fn end_sessions(&self, mxid: &Mxid, devices: &BTreeSet<Session>) -> Result<(), Failure> {
+        self.delete_devices(mxid, devices).await
+    }
+
+    async fn email_pushers(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.read_email_pushers(mxid).await
+    }
+
+    async fn rooms(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.read_rooms(mxid).await
+    }
+
+    async fn service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+    ) -> Result<Option<ServiceRecord>, Failure> {
+        self.read_record(own, instance).await
+    }
+
+    async fn keep_service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+        record: &ServiceRecord,
+    ) -> Result<(), Failure> {
+        self.write_record(own, instance, record).await
     }
 }
 

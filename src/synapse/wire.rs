@@ -88,12 +88,6 @@ impl LastSeen {
     }
 }
 
-/// `GET /_synapse/admin/v1/users/<mxid>/joined_rooms`
-#[derive(Deserialize)]
-pub(super) struct JoinedRooms {
-    pub(super) joined_rooms: Vec<String>,
-}
-
 /// `GET /_synapse/admin/v1/server_version`
 #[derive(Deserialize)]
 pub(super) struct ServerVersion {
@@ -222,6 +216,10 @@ pub(super) struct Body {
     threepids: Option<Vec<Pid>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_ids: Option<Vec<Id>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deactivated: Option<bool>,
 }
 
 /// Puts a patch into the words of the admin API.
@@ -248,6 +246,8 @@ pub(super) fn body(patch: &AccountPatch) -> Body {
         },
         threepids: patch.threepids.as_ref().map(threepids),
         external_ids: patch.external_ids.as_ref().map(external_ids),
+        locked: patch.locked,
+        deactivated: patch.deactivated,
     }
 }
 

@@ -123,5 +123,5 @@ async fn the_json_of_an_explanation_has_its_documented_keys() {
     assert_eq!(shown["report"]["state"], "create");
     assert_eq!(shown["report"]["mxid"], world.synapse.mxid("json-ann"));
     assert_eq!(shown["login"]["login"]["kind"], "creates");
-    assert_eq!(shown["login"]["verdict"]["is"], "unwanted");
+    assert_eq!(shown["login"]["judgement"]["is"], "unwanted");
 }

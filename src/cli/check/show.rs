@@ -9,7 +9,7 @@ use crate::{
         page::{self, Names, Page, person},
     },
     diagnosis::{Finding, Level},
-    forecast::{Forecast, Forecasts, Verdict},
+    forecast::{Forecast, Forecasts, Judgement},
 };
 
 /// Prints what was found.
@@ -83,20 +83,20 @@ fn sum(findings: &[Finding]) -> String {
 
 fn show_logins(page: &mut Page, logins: &Forecasts, verbose: bool) {
     let names: Names = logins.usernames.iter().map(|(id, username)| (*id, username)).collect();
-    let rows = |is: fn(&Verdict) -> bool| -> Vec<[String; 3]> {
-        logins.people.iter().filter(|one| is(&one.verdict)).map(|one| row(one, &names)).collect()
+    let rows = |is: fn(&Judgement) -> bool| -> Vec<[String; 3]> {
+        logins.people.iter().filter(|one| is(&one.judgement)).map(|one| row(one, &names)).collect()
     };
-    let unwanted = rows(Verdict::is_unwanted);
+    let unwanted = rows(Judgement::is_unwanted);
     if !unwanted.is_empty() {
         page.heading("Next logins that would not be as they should:");
         page.table(["person", "what would happen", "why not, and what to do"], unwanted);
     }
-    let unclear = rows(|verdict| *verdict == Verdict::Unclear);
+    let unclear = rows(|judgement| *judgement == Judgement::Unclear);
     if !unclear.is_empty() {
         page.heading("Next logins that cannot be told:");
         page.table(["person", "what would happen", ""], unclear);
     }
-    let wanted = rows(|verdict| *verdict == Verdict::Wanted);
+    let wanted = rows(|judgement| *judgement == Judgement::Wanted);
     if verbose && !wanted.is_empty() {
         page.heading("Next logins that are as they should be:");
         page.table(["person", "what would happen", ""], wanted);
@@ -126,9 +126,9 @@ fn show_logins(page: &mut Page, logins: &Forecasts, verbose: bool) {
 
 fn row(one: &Forecast, names: &Names) -> [String; 3] {
     let name = person(Some(one.username.as_str()), one.id);
-    let said = match &one.verdict {
-        Verdict::Unwanted { why, mend } => format!("{}\n→ {mend}", names.spell(why)),
-        Verdict::Wanted | Verdict::Unclear => String::new(),
+    let said = match &one.judgement {
+        Judgement::Unwanted { why, mend } => format!("{}\n→ {mend}", names.spell(why)),
+        Judgement::Wanted | Judgement::Unclear => String::new(),
     };
     [name, names.spell(&one.login.to_string()), said]
 }
