@@ -11,7 +11,7 @@ use crate::{
     command::{Answer, Command},
     domain::{Conflict, DefguardId, MappedField, Person},
     engine::{Explanation, TemplateValue},
-    forecast::{Login, Judgement},
+    forecast::{Judgement, Login},
     reconcile::{Note, State},
 };
 

@@ -332,3 +332,39 @@ pub fn judge_app(apps: &[App], wanted: &Wanted, facts: Option<&Facts>) -> Vec<Fi
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_read_and_what_is_none_of_a_login_is_not() {
+        let location = "https://dg.example.com/api/v1/oauth/authorize?response_type=code&client_id=abc\
+             &redirect_uri=https%3A%2F%2Fm.example.com%2F_synapse%2Fclient%2Foidc%2Fcallback&scope=openid+profile&state=x";
+        let redirect = SsoRedirect::read(location).unwrap();
+        assert_eq!(redirect.authorization_endpoint, "https://dg.example.com/api/v1/oauth/authorize");
+        assert_eq!(redirect.client_id, "abc");
+        assert_eq!(redirect.redirect_uri, "https://m.example.com/_synapse/client/oidc/callback");
+        assert_eq!(redirect.scopes, ["openid", "profile"]);
+        for other in ["/login", "https://dg.example.com/", "https://x/?client_id=a&scope=b"] {
+            assert_eq!(SsoRedirect::read(other), None);
+        }
+    }
+
+    #[test]
+    fn without_homeserver_yaml_the_running_synapse_tells_whether_it_leads_to_this_defguard() {
+        let redirect = |endpoint: &str| SsoRedirect {
+            authorization_endpoint: endpoint.to_owned(),
+            client_id: String::new(),
+            redirect_uri: String::new(),
+            scopes: Vec::new(),
+        };
+        let discovery = Discovery {
+            issuer: "https://a/".to_owned(),
+            endpoints: vec![("authorization_endpoint", "https://a/authorize".to_owned())],
+        };
+        assert_eq!(judge_running(&redirect("https://a/authorize"), None, Some(&discovery)), []);
+        let found = judge_running(&redirect("https://b/authorize"), None, Some(&discovery));
+        assert_eq!(found[0].kind, Kind::EndpointDiffers);
+    }
+}

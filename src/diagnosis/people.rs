@@ -245,3 +245,62 @@ pub fn judge_logins(forecasts: &Forecasts) -> Finding {
         "see below, each with what to do",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{diagnosis::Level, domain::AccountSummary};
+
+    fn account(localpart: &str, providers: &[&str]) -> Account {
+        let server = ServerName::try_from("example.org").unwrap();
+        let mxid = Mxid::parse(&format!("@{localpart}:example.org"), &server).unwrap();
+        let id = |provider: &&str| ExternalId {
+            auth_provider: (*provider).to_owned(),
+            external_id: localpart.to_owned(),
+        };
+        Account {
+            summary: AccountSummary {
+                mxid,
+                display_name: None,
+                deactivated: false,
+                locked: false,
+                admin: false,
+                guest: false,
+                user_type: None,
+            },
+            threepids: BTreeSet::new(),
+            external_ids: providers.iter().map(id).collect(),
+            appservice: None,
+            created_at: 0,
+        }
+    }
+
+    fn judged(accounts: &[Account], offered: &[&str]) -> Option<(Kind, Level)> {
+        let offered: Vec<String> = offered.iter().map(|one| (*one).to_owned()).collect();
+        judge_external_ids(accounts, "oidc-New", &offered).map(|finding| (finding.kind, finding.level))
+    }
+
+    #[test]
+    fn logins_of_a_provider_that_is_gone_are_orphans_and_those_of_another_one_are_not() {
+        let (old, new, saml) =
+            (account("a", &["oidc-Old"]), account("b", &["oidc-New"]), account("c", &["saml"]));
+        assert_eq!(judged(&[], &["oidc-New"]), None);
+        assert_eq!(judged(&[new.clone(), saml], &["oidc-New"]), Some((Kind::ExternalIds, Level::Ok)));
+        let orphans = std::slice::from_ref(&old);
+        assert_eq!(judged(orphans, &["oidc-New"]), Some((Kind::IdpIdChanged, Level::Error)));
+        let some = [old, new];
+        assert_eq!(judged(&some, &["oidc-New"]), Some((Kind::IdpIdChanged, Level::Warning)));
+        assert_eq!(judged(&some, &["oidc-New", "oidc-Old"]), Some((Kind::ExternalIds, Level::Ok)));
+    }
+
+    #[test]
+    fn a_field_is_replaced_by_its_claim_and_a_longer_name_is_left_alone() {
+        let text = "{{ user.phone }} {{ user.phone_number }} {{ user.phone|upper }}";
+        let claims = "{{ user.phone_number }} {{ user.phone_number }} {{ user.phone_number|upper }}";
+        assert_eq!(replace_field(text, "phone", "phone_number"), claims);
+        assert_eq!(
+            replace_field("{{ user.first_name }}", "first_name", "given_name"),
+            "{{ user.given_name }}"
+        );
+    }
+}

@@ -159,3 +159,50 @@ pub fn judge_clocks(clocks: Clocks) -> Vec<Finding> {
 fn seconds(delta: TimeDelta) -> String {
     format!("{} s", delta.num_seconds())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnosis::Level;
+
+    fn clocks(defguard: i64, synapse: i64, one_time_codes: bool) -> Vec<(Level, String)> {
+        let at = |seconds| Some(TimeDelta::seconds(seconds));
+        let found = judge_clocks(Clocks { defguard: at(defguard), synapse: at(synapse), one_time_codes });
+        found.into_iter().map(|finding| (finding.level, finding.found)).collect()
+    }
+
+    #[test]
+    fn clocks_are_judged_by_what_they_are_for() {
+        let fine = [(Level::Ok, "agree with ours".to_owned())];
+        assert_eq!(clocks(2, -3, true), fine);
+        assert_eq!(clocks(12, 12, false), fine);
+        // One-time codes are the first to suffer.
+        let codes = clocks(12, 12, true);
+        assert!(
+            matches!(codes.as_slice(), [(Level::Warning, found)] if found.contains("one-time")),
+            "{codes:?}"
+        );
+        let error = |found: &[(Level, String)]| found.iter().any(|(level, _)| *level == Level::Error);
+        assert!(error(&clocks(130, 0, false)));
+        assert!(error(&clocks(0, -130, false)));
+        // Defguard's being behind refuses nobody.
+        assert!(!error(&clocks(-130, 0, false)));
+        // Both are as far off as the other: nothing is refused, and our own clock is to blame.
+        let ours = clocks(300, 300, false);
+        assert_eq!(ours.len(), 2, "{ours:?}");
+        assert!(!error(&ours));
+        let none = Clocks { defguard: None, synapse: None, one_time_codes: true };
+        assert_eq!(judge_clocks(none), []);
+    }
+
+    #[test]
+    fn only_an_api_token_needs_a_licence() {
+        let level = |licence, by_token| judge_licence(licence, by_token).level;
+        for licence in [Licence::None, Licence::Active, Licence::Expired] {
+            assert_eq!(level(licence, false), Level::Ok);
+        }
+        assert_eq!(level(Licence::Active, true), Level::Ok);
+        assert_eq!(level(Licence::Expired, true), Level::Warning);
+        assert_eq!(level(Licence::None, true), Level::Error);
+    }
+}

@@ -248,7 +248,11 @@ impl Engine {
         }
         let (afresh, postponed) = (BTreeSet::from([id]), BTreeSet::new());
         for _ in 0..MOST_ROUNDS {
-            match decide_by_hand(&seen.scene(Pass::Frequent, &afresh, &postponed, &NOTHING_HELD), id, Some(mxid)) {
+            match decide_by_hand(
+                &seen.scene(Pass::Frequent, &afresh, &postponed, &NOTHING_HELD),
+                id,
+                Some(mxid),
+            ) {
                 HandDecision::Do { group, warnings } => return Ok(Ok((group, warnings))),
                 HandDecision::Refused(why) => return Ok(Err(why)),
                 HandDecision::Failed(failure) => return Ok(Err(failure.to_string())),

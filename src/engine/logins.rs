@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Engine, Progress,
-    gather::Gathered,
-};
+use super::{Engine, Progress, gather::Gathered};
 use crate::{
     domain::{DefguardId, ExternalId, Failure, Lookup, Mapped, Mxid, Person},
-    forecast::{Forecast, Forecasts, Login, Names, Known, judge, next_login},
+    forecast::{Forecast, Forecasts, Known, Login, Names, judge, next_login},
     reconcile::Question,
 };
 
@@ -106,12 +103,7 @@ impl Engine {
     }
 }
 
-fn known(
-    seen: &Gathered,
-    owners: &BTreeMap<&Mxid, DefguardId>,
-    person: &Person,
-    login: &Login,
-) -> Known {
+fn known(seen: &Gathered, owners: &BTreeMap<&Mxid, DefguardId>, person: &Person, login: &Login) -> Known {
     let owner = |mxid: &Mxid| owner(seen, owners, mxid);
     let opened = match login {
         Login::Opens { mxid } | Login::Links { mxid } => Some(mxid),

@@ -213,7 +213,8 @@ async fn accounts_that_are_no_persons_and_those_that_two_may_claim_are_left_to_t
         })
         .collect();
     left.sort_unstable();
-    let whys: Vec<(&str, &str)> = left.iter().filter(|(name, _)| !["ann", "bea"].contains(name)).copied().collect();
+    let whys: Vec<(&str, &str)> =
+        left.iter().filter(|(name, _)| !["ann", "bea"].contains(name)).copied().collect();
     assert_eq!(
         whys,
         [

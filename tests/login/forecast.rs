@@ -140,8 +140,7 @@ async fn with_allow_existing_users_each_forecast_comes_true() {
     }
     room.add("new");
     room.with_entry(&["allow_existing_users: true"], async {
-        let expected =
-            pairs(&[("closed", "refused deactivated"), ("new", "creates"), ("there", "links")]);
+        let expected = pairs(&[("closed", "refused deactivated"), ("new", "creates"), ("there", "links")]);
         assert_eq!(room.each_comes_true().await, expected);
     })
     .await;

@@ -181,6 +181,10 @@ fn of_login(findings: &mut Vec<Finding>, settings: &Settings, synapse: &OfSynaps
     match &synapse.flows {
         Some(Ok(flows)) => {
             findings.push(judge::judge_offer(flows, auth_provider));
+            if flows.password && facts.is_none() {
+                let found = "people can log in with passwords that Synapse keeps, beside Defguard";
+                findings.push(Finding::ok(Kind::LocalPasswords, "login", found));
+            }
             findings.extend(judge::judge_external_ids(&synapse.accounts, auth_provider, &flows.providers));
         }
         Some(Err(failure)) => findings.push(unasked(Kind::Provider, "login", Level::Warning, failure)),
