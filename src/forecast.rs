@@ -365,7 +365,7 @@ pub fn judge(person: &Person, login: &Login, known: &Known) -> Judgement {
         (Login::Opens { mxid } | Login::Links { mxid }, own) => match (known.owner, own) {
             (Some(owner), _) => unwanted(
                 format!("{mxid} is the account of #{owner}"),
-                format!("see `explain {name}` and `explain '#{owner}'`"),
+                format!("`sync {name}`; if it stays so, see `explain {name}` and `explain '#{owner}'`"),
             ),
             (None, Some(own)) => unwanted(
                 format!("{own} is theirs, and {mxid} is not"),
