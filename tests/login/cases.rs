@@ -78,19 +78,6 @@ async fn a_username_that_is_used_again_never_opens_the_old_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_username_whose_owner_was_deleted_never_opens_their_account_for_somebody_else() {
-    let room = Room::new("deleted").await;
-    let old = room.add("dora");
-    room.sync().await;
-    assert_eq!(room.log_in("dora").await.mxid(), room.mxid("dora"));
-    room.defguard().delete(old);
-    room.add_other("dora", "dora.two@example.com");
-    room.sync().await;
-    let outcome = room.log_in("dora").await;
-    assert!(!matches!(&outcome, Outcome::In { mxid, .. } if *mxid == room.mxid("dora")), "{outcome:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_locked_is_refused_and_gets_no_other_account() {
     let room = Room::new("locked").await;
     room.add("erin");
@@ -125,6 +112,24 @@ async fn whoever_is_disabled_in_defguard_cannot_log_in_there() {
         Outcome::Page { status: 401, url, .. } => assert_eq!(url.path(), "/api/v1/auth"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_provisioned_only_nobody_gets_an_account_by_a_login() {
+    let room = Room::new("only").await;
+    room.close_registration(true).await;
+    room.add("ivan");
+    room.sync().await;
+    room.add("late");
+    assert_eq!(room.log_in("ivan").await.mxid(), room.mxid("ivan"));
+    match room.log_in("late").await {
+        Outcome::Page { status: 400, text, .. } => assert!(text.contains("registrations are disabled"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(room.accounts().await, ["ivan"]);
+    room.sync().await;
+    assert_eq!(room.log_in("late").await.mxid(), room.mxid("late"));
+    room.close_registration(false).await;
 }
 
 /// Somebody has registered the localpart of a person before there was Defguard. What the first login opens, under each

@@ -220,6 +220,17 @@ impl Room {
         self.run(&["--json", "sync"]).await.ends_with(0).json()
     }
 
+    /// Lets nobody log in without an account, or everybody again, by `setup oidc` and a restart.
+    pub async fn close_registration(&self, closed: bool) {
+        let mut arguments = oidc_arguments(self.defguard(), self.synapse());
+        arguments.push("--replace".to_owned());
+        if closed {
+            arguments.push("--provisioned-only".to_owned());
+        }
+        run(&self.house.home, &texts(&arguments)).await.ends_with(0);
+        self.synapse().start_again().await.unwrap();
+    }
+
     /// A login by a browser of its own.
     pub async fn log_in(&self, who: &str) -> Outcome {
         Browser::default().log_in(self.synapse(), "oidc-Defguard", &self.n(who), PASSWORD).await

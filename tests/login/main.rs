@@ -7,6 +7,7 @@ mod cases;
 mod from_nothing;
 mod house;
 mod setup_oidc;
+mod setup_synapse;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -39,6 +39,8 @@ const NOT_KNOWN_YET: &str = "(given by Defguard when the app is made)";
 /// Everything that is to be done, decided before anything is.
 struct Plan {
     app: AppStep,
+    /// The app as Defguard has it; `None` until it is made.
+    known: Option<App>,
     entry: EntryStep,
     secret_file: PathBuf,
     secret: FileStep,
@@ -74,9 +76,10 @@ pub(super) async fn oidc(global: &Global, verb: &Oidc) -> Result<Exit, Exit> {
     let (discovery, apps) = look(&defguard).await.map_err(|failure| complain_failure(&failure))?;
     let scene = Scene::new(verb, &wishes, &discovery, &config)?;
     let plan = scene.plan(&apps)?;
-    if verb.go.dry_run || plan.refused(&scene).is_some() {
+    let refused = plan.refused();
+    if verb.go.dry_run || refused.is_some() {
         scene.give(global, &plan, false)?;
-        return match plan.refused(&scene) {
+        return match refused {
             None => Ok(Exit::Done),
             Some(why) => {
                 complain(&why);
@@ -91,7 +94,7 @@ pub(super) async fn oidc(global: &Global, verb: &Oidc) -> Result<Exit, Exit> {
         confirm(verb.go.yes)?;
     }
     let app = act(&defguard, &plan).await.map_err(|failure| complain_failure(&failure))?;
-    let plan = Plan { app: AppStep::Keep(app.clone()), ..plan };
+    let plan = Plan { known: Some(app.clone()), ..plan };
     scene.write(&plan, &app).map_err(|why| {
         complain(&format!("error: {why}\n  → run the command again afterwards: it goes on where it stopped"));
         Exit::Failed
@@ -245,6 +248,7 @@ impl<'a> Scene<'a> {
                 DefguardLogin::Password { file, typed: true, .. } => Some(file.clone()),
                 _ => None,
             },
+            known: known.cloned(),
             app,
             entry,
             secret_file,
@@ -266,10 +270,7 @@ impl<'a> Scene<'a> {
     }
 
     fn entry_text(&self, plan: &Plan) -> String {
-        let client_id = match &plan.app {
-            AppStep::Create(_) => NOT_KNOWN_YET,
-            AppStep::Keep(app) | AppStep::Correct { app, .. } => &app.client_id,
-        };
+        let client_id = plan.known.as_ref().map_or(NOT_KNOWN_YET, |app| &app.client_id);
         let entry = self.entry(client_id, &plan.secret_file);
         match plan.entry {
             EntryStep::Print { list_exists: true, .. } => entry.item(),
@@ -329,6 +330,13 @@ impl<'a> Scene<'a> {
                 "Defguard calls itself {}: without https, passwords cross the network in clear, and the entry needs \
                  `skip_verification`. Set the address of Defguard in its settings.",
                 self.discovery.issuer
+            ));
+        }
+        let base = &self.wishes.public_baseurl;
+        if base.starts_with("http://") && !["127.0.0.1", "localhost", "[::1]"].iter().any(|host| base.contains(host)) {
+            mind.push(format!(
+                "people reach the homeserver at {base}: without https, browsers drop the cookie that a login needs. Set \
+                 public_baseurl to an address with https."
             ));
         }
         for entry in &self.wishes.homeserver.providers {
@@ -425,25 +433,39 @@ impl<'a> Scene<'a> {
 
     fn show(&self, plan: &Plan, done: bool) -> String {
         let mut page = Page::new(page::width());
-        let nothing = !done && !plan.changes_something();
-        page.heading(match (done, nothing) {
-            (true, _) => "Done:",
-            (false, true) => "Nothing is to be done:",
+        let nothing = !plan.changes_something();
+        page.heading(match (nothing, done) {
+            (true, _) => "Nothing is to be done:",
+            (false, true) => "Done:",
             (false, false) => "What would be done:",
         });
         let bullet = "  - ";
-        match &plan.app {
-            AppStep::Create(data) => {
-                page.line(bullet, &format!("make the OpenID app {} in Defguard", data.name));
+        let id = plan.known.as_ref().map_or("", |app| &app.client_id);
+        match (&plan.app, done) {
+            (AppStep::Create(data), _) => {
+                let name = &data.name;
+                page.line(
+                    bullet,
+                    &match done {
+                        false => format!("make the OpenID app {name} in Defguard"),
+                        true => format!("the OpenID app {name} in Defguard is made ({id})"),
+                    },
+                );
                 page.line("      leads back to  ", &data.redirect_uris.join(", "));
                 page.line("      scopes         ", &data.scopes.join(", "));
             }
-            AppStep::Keep(app) => {
-                page.line(bullet, &format!("the OpenID app {} in Defguard is right ({})", app.data.name, app.client_id));
+            (AppStep::Keep(app), _) => {
+                page.line(bullet, &format!("the OpenID app {} in Defguard is right ({id})", app.data.name));
             }
-            AppStep::Correct { app, changes, .. } => {
+            (AppStep::Correct { app, changes, .. }, _) => {
                 let name = &app.data.name;
-                page.line(bullet, &format!("correct the OpenID app {name} in Defguard ({}):", app.client_id));
+                page.line(
+                    bullet,
+                    &match done {
+                        false => format!("correct the OpenID app {name} in Defguard ({id}):"),
+                        true => format!("the OpenID app {name} in Defguard is corrected ({id}):"),
+                    },
+                );
                 for change in changes {
                     page.line("      ", change);
                 }
@@ -460,7 +482,9 @@ impl<'a> Scene<'a> {
             EntryStep::File(path, step) => {
                 page.line(bullet, &file_line(*step, path, "the provider entry", FOR_THE_GROUP, done));
             }
-            EntryStep::Print { why, .. } => page.line(bullet, &format!("print the provider entry, since {why}")),
+            EntryStep::Print { why, .. } => {
+                page.line(bullet, &format!("the provider entry is only printed: {why}"));
+            }
         }
         match plan.config {
             FileStep::Refuse | FileStep::Replace => page.line(
@@ -473,8 +497,8 @@ impl<'a> Scene<'a> {
         if show_texts {
             page.heading(&match &plan.entry {
                 EntryStep::File(path, _) => format!("{}:", path.display()),
-                EntryStep::Print { why, list_exists: true } => {
-                    format!("Add this to the list ({why}), in the place of an item with the same idp_id:")
+                EntryStep::Print { list_exists: true, .. } => {
+                    "Add this to that list, in the place of an item with the same idp_id:".to_owned()
                 }
                 EntryStep::Print { .. } => "Add this to Synapse's config:".to_owned(),
             });
@@ -486,7 +510,7 @@ impl<'a> Scene<'a> {
             page.gap();
             verbatim(&mut page, &service_config::text(self.wishes, &self.idp_id));
         }
-        if let (true, AppStep::Keep(app) | AppStep::Correct { app, .. }) = (self.verb.show_secret, &plan.app) {
+        if let (true, Some(app)) = (self.verb.show_secret, &plan.known) {
             page.heading(&format!("The client secret is {}", app.client_secret.expose_secret()));
         }
         if !plan.mind.is_empty() {
@@ -495,7 +519,7 @@ impl<'a> Scene<'a> {
                 page.line(bullet, mind);
             }
         }
-        if done {
+        if done && !nothing {
             page.heading("Next:");
             if matches!(plan.entry, EntryStep::Print { .. }) {
                 page.line(bullet, "put the entry above into Synapse's config");
@@ -514,15 +538,14 @@ impl<'a> Scene<'a> {
         let file = |step: FileStep, path: &Path| json!({"action": action(step), "file": path});
         let mut app = match &plan.app {
             AppStep::Create(data) => json!({"action": "create", "app": data}),
-            AppStep::Keep(app) => json!({"action": "keep", "client_id": app.client_id, "app": app.data}),
-            AppStep::Correct { app, to, changes } => {
-                json!({"action": "correct", "client_id": app.client_id, "app": to, "changes": changes})
-            }
+            AppStep::Keep(app) => json!({"action": "keep", "app": app.data}),
+            AppStep::Correct { to, changes, .. } => json!({"action": "correct", "app": to, "changes": changes}),
         };
-        if let (true, AppStep::Keep(known) | AppStep::Correct { app: known, .. }) =
-            (self.verb.show_secret, &plan.app)
-        {
-            app["client_secret"] = json!(known.client_secret.expose_secret());
+        if let Some(known) = &plan.known {
+            app["client_id"] = json!(known.client_id);
+            if self.verb.show_secret {
+                app["client_secret"] = json!(known.client_secret.expose_secret());
+            }
         }
         let mut entry = match &plan.entry {
             EntryStep::File(path, step) => file(*step, path),
@@ -549,7 +572,7 @@ impl Plan {
     }
 
     /// Why nothing is done at all: a file is in the way.
-    fn refused(&self, _: &Scene<'_>) -> Option<String> {
+    fn refused(&self) -> Option<String> {
         let entry = match &self.entry {
             EntryStep::File(path, FileStep::Refuse) => Some(path),
             _ => None,
