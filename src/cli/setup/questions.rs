@@ -18,6 +18,11 @@ impl Questions {
         Self { terminal, missing: Vec::new() }
     }
 
+    /// Whether there is somebody who could answer.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.terminal
+    }
+
     /// What is known, else what somebody types, else the default. In a script without a default the flag is missing.
     pub(super) fn text(
         &mut self,

@@ -18,7 +18,7 @@ use crate::{
     assemble::SystemClock,
     cli::{
         arguments::Global,
-        output::{Exit, complain, complain_failure, say, say_json},
+        output::{Exit, ask, complain, complain_failure, say, say_json},
         page::{self, Page},
     },
     config::{
@@ -49,7 +49,10 @@ pub(super) async fn synapse(global: &Global, verb: &SynapseAdmin) -> Result<Exit
         None => false,
     };
     let make = present.is_none();
-    let lift = verb.lift_rate_limit && !unlimited;
+    let offer = !verb.go.yes && !verb.go.dry_run && Questions::new().can_be_asked();
+    let lift = !unlimited
+        && (verb.lift_rate_limit
+            || offer && ask("Take Synapse's rate limit off for this account, so that many changes need not wait?"));
     let replaces = make && wishes.token_file.exists();
     let plan = show_plan(&wishes, verb, present.as_ref().map(|(_, own)| own), lift, unlimited);
     if replaces && !verb.go.replace {
