@@ -112,7 +112,9 @@ async fn serve(
     let version = HeaderValue::from_str(&shared.state().version).unwrap();
     let dropped = response.headers_mut().remove(DROPPED);
     response.headers_mut().insert(VERSION, version);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if path != "/.well-known/openid-configuration" {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     if let Some(name) = dropped {
         response.headers_mut().remove(name.to_str().unwrap());
     }
