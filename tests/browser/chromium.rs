@@ -65,10 +65,8 @@ async fn show(program: &Path, picture: &Path) -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     set_up(program, home.path(), &defguard, &synapse).await?;
 
-    let mut start = Url::parse(&format!(
-        "{}/_matrix/client/v3/login/sso/redirect/oidc-Defguard",
-        synapse.url()
-    ))?;
+    let mut start =
+        Url::parse(&format!("{}/_matrix/client/v3/login/sso/redirect/oidc-Defguard", synapse.url()))?;
     start.query_pairs_mut().append_pair("redirectUrl", CLIENT);
     let (link, text, png) =
         tokio::task::spawn_blocking(move || Chromium::start()?.log_in(start.as_str())).await??;
@@ -82,8 +80,12 @@ async fn show(program: &Path, picture: &Path) -> anyhow::Result<()> {
     let reply = synapse.call(reqwest::Method::POST, "/_matrix/client/v3/login", None, Some(&body)).await;
     ensure!(reply.body["user_id"] == "@alice:browser.test", "Synapse says {reply:?}");
     ensure!(reply.body["access_token"].is_string(), "there is no access token");
-    let alices =
-        synapse.accounts().await.iter().filter(|it| it["name"].as_str().is_some_and(|name| name.starts_with("@alice"))).count();
+    let alices = synapse
+        .accounts()
+        .await
+        .iter()
+        .filter(|it| it["name"].as_str().is_some_and(|name| name.starts_with("@alice")))
+        .count();
     ensure!(alices == 1, "there are {alices} accounts of alice");
     println!("\nalice is logged in to @alice:browser.test, the account that was made for her before");
     Ok(())
@@ -154,7 +156,10 @@ impl Chromium {
                 "--disable-component-update",
                 "--disable-sync",
                 "--remote-debugging-pipe",
-                "--window-size=800,700",
+                "--hide-scrollbars",
+                "--window-size=800,900",
+                // Synapse's pages have a logo from the internet.
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
@@ -242,7 +247,9 @@ impl Chromium {
         let text = self.evaluate("document.body.innerText")?;
         let picture = self.call("Page.captureScreenshot", json!({"format": "png"}))?;
         let png = BASE64_STANDARD.decode(picture["data"].as_str().context("there is no picture")?)?;
-        let (Some(link), Some(text)) = (link.as_str(), text.as_str()) else { bail!("the last page is empty") };
+        let (Some(link), Some(text)) = (link.as_str(), text.as_str()) else {
+            bail!("the last page is empty")
+        };
         Ok((link.to_owned(), text.to_owned(), png))
     }
 }

@@ -50,7 +50,8 @@ impl Login {
 
     async fn authorize(&self, cookie: Option<&str>, more: &[(&str, &str)]) -> Raw {
         let headers: Vec<(&str, &str)> = cookie.map(|cookie| ("cookie", cookie)).into_iter().collect();
-        raw(&self.server, "GET", &format!("/api/v1/oauth/authorize?{}", self.query(more)), &headers, None).await
+        raw(&self.server, "GET", &format!("/api/v1/oauth/authorize?{}", self.query(more)), &headers, None)
+            .await
     }
 
     async fn allow(&self, more: &[(&str, &str)]) -> Raw {
@@ -142,7 +143,8 @@ async fn the_token_holds_the_claims_of_the_recorded_ones() {
             "preferred_username": "Alice", "email": "Alice@example.com",
         })
     );
-    let posted = raw(&login.server, "POST", "/api/v1/oauth/userinfo", &[("authorization", &access)], None).await;
+    let posted =
+        raw(&login.server, "POST", "/api/v1/oauth/userinfo", &[("authorization", &access)], None).await;
     assert_eq!(posted.status, 405);
 }
 
@@ -207,9 +209,11 @@ async fn without_a_key_tokens_are_signed_with_the_secret_of_the_app() {
 async fn another_scope_ends_all_consents_and_so_does_taking_the_app_from_somebody() {
     let login = Login::new().await;
     login.code(&[]).await;
-    let goes_straight = || async { location(&login.authorize(Some(&login.cookie), &[]).await).starts_with(CALLBACK) };
+    let goes_straight =
+        || async { location(&login.authorize(Some(&login.cookie), &[]).await).starts_with(CALLBACK) };
     assert!(goes_straight().await);
-    let change = |change: fn(&mut App)| login.server.state().provider.change_app(&login.app.client_id, change);
+    let change =
+        |change: fn(&mut App)| login.server.state().provider.change_app(&login.app.client_id, change);
     change(|app| app.name = "Chat".to_owned());
     assert!(goes_straight().await);
     change(|app| app.scope.push("more".to_owned()));

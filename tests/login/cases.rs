@@ -115,6 +115,20 @@ async fn whoever_is_disabled_in_defguard_cannot_log_in_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_signed_without_a_key_is_refused_by_synapse() {
+    let room = Room::new("hmac").await;
+    room.add("judy");
+    room.sync().await;
+    room.defguard().state().provider.hmac = true;
+    let outcome = room.log_in("judy").await;
+    room.defguard().state().provider.hmac = false;
+    match outcome {
+        Outcome::Page { status: 400, text, .. } => assert!(text.contains("invalid_token"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_provisioned_only_nobody_gets_an_account_by_a_login() {
     let room = Room::new("only").await;
     room.close_registration(true).await;
@@ -123,7 +137,9 @@ async fn with_provisioned_only_nobody_gets_an_account_by_a_login() {
     room.add("late");
     assert_eq!(room.log_in("ivan").await.mxid(), room.mxid("ivan"));
     match room.log_in("late").await {
-        Outcome::Page { status: 400, text, .. } => assert!(text.contains("registrations are disabled"), "{text}"),
+        Outcome::Page { status: 400, text, .. } => {
+            assert!(text.contains("registrations are disabled"), "{text}")
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(room.accounts().await, ["ivan"]);
@@ -137,7 +153,8 @@ async fn with_provisioned_only_nobody_gets_an_account_by_a_login() {
 async fn conflict(name: &'static str, policy: &str, same_email: bool) -> (String, Vec<String>) {
     let room = Room::with_policy(name, policy).await;
     room.add("grace");
-    let email = if same_email { format!("{}@example.com", room.n("grace")) } else { "else@example.com".to_owned() };
+    let email =
+        if same_email { format!("{}@example.com", room.n("grace")) } else { "else@example.com".to_owned() };
     let body = json!({"displayname": "Was here", "threepids": [{"medium": "email", "address": email}]});
     assert_eq!(room.synapse().put_account(&room.n("grace"), &body).await.status, 201);
     room.sync().await;

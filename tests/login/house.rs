@@ -194,10 +194,8 @@ impl Room {
 
     /// Adds somebody, whose display name is to be `Who Of <test>`.
     pub fn add(&self, who: &str) -> i64 {
-        let person = NewPerson::named(&self.n(who))
-            .name(who, self.name)
-            .password(Some(PASSWORD))
-            .groups(&[self.name]);
+        let person =
+            NewPerson::named(&self.n(who)).name(who, self.name).password(Some(PASSWORD)).groups(&[self.name]);
         self.defguard().add_person(person)
     }
 

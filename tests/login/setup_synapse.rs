@@ -52,7 +52,8 @@ impl Machine {
 
     /// Text without what is another each time.
     fn steady(&self, text: &str) -> String {
-        text.replace(&self.home.path().display().to_string(), "HOME").replace(&self.synapse.url(), "http://<address>")
+        text.replace(&self.home.path().display().to_string(), "HOME")
+            .replace(&self.synapse.url(), "http://<address>")
     }
 
     async fn is_unlimited(&self) -> bool {
@@ -145,6 +146,10 @@ async fn the_secret_can_be_in_a_file_of_its_own_and_the_end_of_sessions_is_told(
     );
     fs::write(&config, text).unwrap();
     let output = machine.setup_with(&config.display().to_string(), &["--yes"]).await.ends_with(0);
-    assert!(output.out.contains("homeserver.yaml:3") && output.out.contains("session_lifetime"), "{}", output.out);
+    assert!(
+        output.out.contains("homeserver.yaml:3") && output.out.contains("session_lifetime"),
+        "{}",
+        output.out
+    );
     assert!(!machine.token().is_empty());
 }

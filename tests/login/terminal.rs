@@ -85,7 +85,10 @@ async fn on_a_terminal_everything_is_asked_for_and_the_password_is_not_shown() {
     assert_eq!(defguard.apps().len(), 1);
     let password = home.path().join("defguard-password");
     assert_eq!(fs::read_to_string(&password).unwrap().trim_end(), ADMIN_PASSWORD);
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&password).unwrap().permissions()) & 0o777, 0o600);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&password).unwrap().permissions()) & 0o777,
+        0o600
+    );
     assert!(home.path().join("conf.d/defguard-oidc.yaml").exists());
 }
 

@@ -174,9 +174,10 @@ impl<'a> Scene<'a> {
         config: &'a Path,
     ) -> Result<Self, Exit> {
         let present = wishes.homeserver.providers.iter().find(|entry| {
-            entry.issuer.as_deref().is_some_and(|issuer| {
-                issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/')
-            })
+            entry
+                .issuer
+                .as_deref()
+                .is_some_and(|issuer| issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/'))
         });
         let idp_id = verb
             .idp_id
@@ -333,7 +334,9 @@ impl<'a> Scene<'a> {
             ));
         }
         let base = &self.wishes.public_baseurl;
-        if base.starts_with("http://") && !["127.0.0.1", "localhost", "[::1]"].iter().any(|host| base.contains(host)) {
+        if base.starts_with("http://")
+            && !["127.0.0.1", "localhost", "[::1]"].iter().any(|host| base.contains(host))
+        {
             mind.push(format!(
                 "people reach the homeserver at {base}: without https, browsers drop the cookie that a login needs. Set \
                  public_baseurl to an address with https."
@@ -366,7 +369,8 @@ impl<'a> Scene<'a> {
             Err(_) => Owner::default(),
         };
         let for_service = service_owner();
-        if let (Some(file), DefguardLogin::Password { password, .. }) = (&plan.password_file, &self.wishes.login)
+        if let (Some(file), DefguardLogin::Password { password, .. }) =
+            (&plan.password_file, &self.wishes.login)
         {
             files::write(file, password, FOR_THE_OWNER, for_service, now)?;
         }
@@ -387,9 +391,10 @@ impl<'a> Scene<'a> {
     fn look_again(&self, plan: &Plan, app: &App) -> Result<Exit, Exit> {
         if let EntryStep::File(path, _) = &plan.entry {
             let after = wishes::survey(&self.wishes.homeserver_config)?;
-            let there = after.providers.iter().any(|entry| {
-                entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id)
-            });
+            let there = after
+                .providers
+                .iter()
+                .any(|entry| entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id));
             if !there {
                 complain(&format!(
                     "error: {} was written, but is not what Synapse would see\n  → look for a later file with \
@@ -472,7 +477,10 @@ impl<'a> Scene<'a> {
             }
         }
         if let Some(file) = &plan.password_file {
-            page.line(bullet, &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done));
+            page.line(
+                bullet,
+                &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done),
+            );
         }
         page.line(
             bullet,
@@ -487,11 +495,12 @@ impl<'a> Scene<'a> {
             }
         }
         match plan.config {
-            FileStep::Refuse | FileStep::Replace => page.line(
-                bullet,
-                &format!("{} is there already and stays as it is", self.config.display()),
-            ),
-            step => page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done)),
+            FileStep::Refuse | FileStep::Replace => {
+                page.line(bullet, &format!("{} is there already and stays as it is", self.config.display()))
+            }
+            step => {
+                page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done))
+            }
         }
         let show_texts = self.verb.go.dry_run || matches!(plan.entry, EntryStep::Print { .. });
         if show_texts {
@@ -526,7 +535,10 @@ impl<'a> Scene<'a> {
             }
             page.line(bullet, "restart Synapse: `systemctl restart matrix-synapse`");
             if !self.wishes.synapse_token_file.exists() {
-                page.line(bullet, "`defguard-synapse-sync setup synapse` makes the account that the service works as");
+                page.line(
+                    bullet,
+                    "`defguard-synapse-sync setup synapse` makes the account that the service works as",
+                );
             }
             page.line(bullet, "`defguard-synapse-sync check` asks both servers whether all of it fits");
             page.line(bullet, "`defguard-synapse-sync sync` makes the accounts, before people log in");
@@ -539,7 +551,9 @@ impl<'a> Scene<'a> {
         let mut app = match &plan.app {
             AppStep::Create(data) => json!({"action": "create", "app": data}),
             AppStep::Keep(app) => json!({"action": "keep", "app": app.data}),
-            AppStep::Correct { to, changes, .. } => json!({"action": "correct", "app": to, "changes": changes}),
+            AppStep::Correct { to, changes, .. } => {
+                json!({"action": "correct", "app": to, "changes": changes})
+            }
         };
         if let Some(known) = &plan.known {
             app["client_id"] = json!(known.client_id);
@@ -578,7 +592,8 @@ impl Plan {
             _ => None,
         };
         let secret = (self.secret == FileStep::Refuse).then_some(&self.secret_file);
-        let names: Vec<String> = [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> =
+            [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
         (!names.is_empty()).then(|| {
             format!(
                 "error: {} is there already and differs; nothing was changed\n  → give --replace to replace it; a copy \
@@ -600,7 +615,9 @@ fn entry_place(at: &[Place], providers: usize, file: Option<PathBuf>, print: boo
         }
         (None, _) if print => print_since("you asked for it".to_owned(), !at.is_empty()),
         (None, Some(file)) => EntryStep::File(file, FileStep::Write),
-        (None, None) => print_since("Synapse reads no directory of config that it could be put into".to_owned(), false),
+        (None, None) => {
+            print_since("Synapse reads no directory of config that it could be put into".to_owned(), false)
+        }
     }
 }
 

@@ -259,7 +259,8 @@ impl State {
     /// The `UserInfo`, in the shape of the version.
     pub fn info(&self, row: &Row) -> Value {
         let mut info = row.info(&self.groups_of(row.id), self.is_admin(row.id));
-        let agreed = self.provider.apps.iter().filter(|app| self.provider.consents.contains(&(row.id, app.id)));
+        let agreed =
+            self.provider.apps.iter().filter(|app| self.provider.consents.contains(&(row.id, app.id)));
         let apps = info["authorized_apps"].as_array_mut().unwrap();
         apps.extend(agreed.map(|app| json!({"oauth2client_id": app.id, "oauth2client_name": app.name})));
         if self.is_old() {

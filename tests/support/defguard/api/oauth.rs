@@ -7,7 +7,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
-use chrono::TimeDelta;
 use defguard_synapse_sync::ports::Clock;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -61,9 +60,7 @@ pub async fn find(caller: Caller, State(shared): App, Path(client_id): Path<Stri
     let state = shared.state();
     match state.provider.app(&client_id) {
         Some(app) if state.is_admin(caller.id) => answer(200, app.info()),
-        Some(app) => {
-            answer(200, json!({"client_id": app.client_id, "name": app.name, "scope": app.scope}))
-        }
+        Some(app) => answer(200, json!({"client_id": app.client_id, "name": app.name, "scope": app.scope})),
         None => answer(404, json!({})),
     }
 }
@@ -275,8 +272,11 @@ pub async fn token(State(shared): App, headers: HeaderMap, body: String) -> Resp
         Some("authorization_code") => {}
         Some("refresh_token") => {
             // Without the app's own credentials, and with the same tokens again.
-            let grant =
-                state.provider.grants.iter().find(|grant| Some(&*grant.refresh_token) == field("refresh_token"));
+            let grant = state
+                .provider
+                .grants
+                .iter()
+                .find(|grant| Some(&*grant.refresh_token) == field("refresh_token"));
             return grant.map_or_else(unsupported, |grant| {
                 answer(
                     200,
@@ -319,13 +319,11 @@ pub async fn token(State(shared): App, headers: HeaderMap, body: String) -> Resp
     let grant = state.provider.grant(code.owner, app.id, &code.scope);
     let groups = state.groups_of(row.id);
     let claims = oidc::claims(&row, &code.scope, Some(groups));
-    let lifetime = TimeDelta::days(state.session_days);
     let mut body = json!({
         "access_token": grant.access_token, "refresh_token": grant.refresh_token, "token_type": "bearer",
     });
     if code.scope.split(' ').any(|scope| scope == "openid") {
-        let token =
-            state.provider.id_token(&app, claims, &text, code.nonce.as_deref(), &grant, now, lifetime);
+        let token = state.provider.id_token(&app, (&text, &code), claims, &grant, now, state.session_days);
         body["id_token"] = json!(token);
     }
     answer(200, body)
@@ -391,7 +389,9 @@ document.getElementById("form").action = "/api/v1/oauth/authorize" + location.se
 /// Where a login goes on to, if it was begun by an app: the `url` of the login's answer. Taken once. (That the answer
 /// carries it is from Defguard's source.)
 pub fn wanted(provider: &mut Provider, headers: &HeaderMap) -> Value {
-    cookie(headers, SIGN_IN).and_then(|value| provider.sign_ins.remove(&value)).map_or(Value::Null, Value::from)
+    cookie(headers, SIGN_IN)
+        .and_then(|value| provider.sign_ins.remove(&value))
+        .map_or(Value::Null, Value::from)
 }
 
 fn redirect(to: &str) -> Response {
