@@ -218,6 +218,13 @@ impl Room {
         self.run(&["--json", "sync"]).await.ends_with(0).json()
     }
 
+    /// A sync whose held part is approved of, as an admin does who has looked at it.
+    pub async fn sync_and_approve(&self) {
+        let report = self.run(&["--json", "sync"]).await.ends_with(4).json();
+        let digest = report["held"]["digest"].as_str().unwrap().to_owned();
+        self.run(&["approve", &digest]).await.ends_with(0);
+    }
+
     /// Lets nobody log in without an account, or everybody again, by `setup oidc` and a restart.
     pub async fn close_registration(&self, closed: bool) {
         let mut arguments = oidc_arguments(self.defguard(), self.synapse());
