@@ -102,9 +102,7 @@ impl Defguard {
         let mut next = Some(1);
         while let Some(number) = next.filter(|number| *number <= MOST_PAGES) {
             let mut url = endpoint(&self.url, &["oauth"]);
-            url.query_pairs_mut()
-                .append_pair("page", &number.to_string())
-                .append_pair("per_page", PER_PAGE);
+            url.query_pairs_mut().append_pair("page", &number.to_string()).append_pair("per_page", PER_PAGE);
             let page: AppPage = self.get(asked, &url, |answer| read(&asked, answer)).await?;
             // A page that leads back, or nowhere, ends the list.
             next = page.pagination.next_page.filter(|next| *next == number + 1 && !page.data.is_empty());

@@ -82,8 +82,7 @@ pub async fn register_admin(
         "admin": true,
         "mac": mac,
     });
-    let answer =
-        http.once(what, http.client().post(&path).json(&body)).await.map_err(explain::unanswered)?;
+    let answer = http.once(what, http.client().post(&path).json(&body)).await.map_err(explain::unanswered)?;
     if answer.status != StatusCode::OK {
         return Err(explain::refused_registration(what, &answer, &admin.localpart));
     }
@@ -114,7 +113,8 @@ fn mac(
 impl Synapse {
     /// Whether an account may send as much as it likes.
     pub async fn is_unlimited(&self, mxid: &Mxid) -> Result<bool, Failure> {
-        let limits: Limits = self.ask("asking for the rate limit of the account", &override_path(mxid)).await?;
+        let limits: Limits =
+            self.ask("asking for the rate limit of the account", &override_path(mxid)).await?;
         Ok(limits.messages_per_second == Some(0) && limits.burst_count == Some(0))
     }
 

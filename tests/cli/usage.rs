@@ -8,14 +8,20 @@ use tempfile::TempDir;
 
 use crate::{alone, keys};
 
-const VERBS: [&str; 11] =
-    ["run", "sync", "plan", "explain", "adopt", "link", "unlink", "status", "journal", "render", "check"];
+const VERBS: [&str; 12] = [
+    "run", "sync", "plan", "explain", "adopt", "link", "unlink", "status", "journal", "render", "check",
+    "setup",
+];
 
 #[tokio::test]
 async fn every_verb_has_its_help() {
     assert_snapshot!("help", alone(&["--help"], "").await.ends_with(0).out);
     for verb in VERBS {
         assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
+    }
+    for what in ["synapse", "oidc"] {
+        let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
+        assert_snapshot!(format!("help_setup_{what}"), help);
     }
 }
 

@@ -194,10 +194,8 @@ impl Room {
 
     /// Adds somebody, whose display name is to be `Who Of <test>`.
     pub fn add(&self, who: &str) -> i64 {
-        let person = NewPerson::named(&self.n(who))
-            .name(who, self.name)
-            .password(Some(PASSWORD))
-            .groups(&[self.name]);
+        let person =
+            NewPerson::named(&self.n(who)).name(who, self.name).password(Some(PASSWORD)).groups(&[self.name]);
         self.defguard().add_person(person)
     }
 
@@ -218,6 +216,24 @@ impl Room {
     /// A sync that ends well.
     pub async fn sync(&self) -> Value {
         self.run(&["--json", "sync"]).await.ends_with(0).json()
+    }
+
+    /// A sync whose held part is approved of, as an admin does who has looked at it.
+    pub async fn sync_and_approve(&self) {
+        let report = self.run(&["--json", "sync"]).await.ends_with(4).json();
+        let digest = report["held"]["digest"].as_str().unwrap().to_owned();
+        self.run(&["approve", &digest]).await.ends_with(0);
+    }
+
+    /// Lets nobody log in without an account, or everybody again, by `setup oidc` and a restart.
+    pub async fn close_registration(&self, closed: bool) {
+        let mut arguments = oidc_arguments(self.defguard(), self.synapse());
+        arguments.push("--replace".to_owned());
+        if closed {
+            arguments.push("--provisioned-only".to_owned());
+        }
+        run(&self.house.home, &texts(&arguments)).await.ends_with(0);
+        self.synapse().start_again().await.unwrap();
     }
 
     /// A login by a browser of its own.

@@ -8,6 +8,8 @@ mod forecast;
 mod from_nothing;
 mod house;
 mod setup_oidc;
+mod setup_synapse;
+mod terminal;
 
 #[path = "../support/mod.rs"]
 mod support;

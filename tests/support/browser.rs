@@ -28,8 +28,12 @@ impl fmt::Debug for Outcome {
             Self::Refused(reply) => write!(f, "refused: {reply:?}"),
             Self::Page { url, status, text } => {
                 // Of Synapse's pages only what stands between the tags of the body.
-                let body = text.split("<body").nth(1).unwrap_or(text).split("<svg").next().unwrap_or_default();
-                let words = body.split('<').filter_map(|part| part.split_once('>')).flat_map(|(_, text)| text.split_whitespace());
+                let body =
+                    text.split("<body").nth(1).unwrap_or(text).split("<svg").next().unwrap_or_default();
+                let words = body
+                    .split('<')
+                    .filter_map(|part| part.split_once('>'))
+                    .flat_map(|(_, text)| text.split_whitespace());
                 write!(f, "{status} at {}: {}", url.path(), words.collect::<Vec<_>>().join(" "))
             }
         }
@@ -71,11 +75,9 @@ impl Browser {
         username: &str,
         password: &str,
     ) -> Outcome {
-        let mut url = Url::parse(&format!(
-            "{}/_matrix/client/v3/login/sso/redirect/{provider}",
-            synapse.url()
-        ))
-        .unwrap();
+        let mut url =
+            Url::parse(&format!("{}/_matrix/client/v3/login/sso/redirect/{provider}", synapse.url()))
+                .unwrap();
         url.query_pairs_mut().append_pair("redirectUrl", CLIENT);
         let mut answer = self.send(Method::GET, &url, None).await;
         for _ in 0..20 {
@@ -156,7 +158,8 @@ impl Browser {
             .map(|part| part.split_once('=').unwrap_or((part, "")))
             .map(|(key, value)| (key.to_ascii_lowercase(), value))
             .collect();
-        let other_host = attributes.get("domain").is_some_and(|domain| domain.trim_start_matches('.') != host);
+        let other_host =
+            attributes.get("domain").is_some_and(|domain| domain.trim_start_matches('.') != host);
         if other_host {
             return;
         }

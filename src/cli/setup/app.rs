@@ -42,8 +42,7 @@ pub(super) fn choose(
         let app = apps.iter().find(|app| app.client_id == client_id).ok_or(Undecided::NoSuch)?;
         return Ok(correct(app, wanted));
     }
-    let leads_here =
-        |app: &App| wanted.redirect_uris.iter().all(|uri| app.data.redirect_uris.contains(uri));
+    let leads_here = |app: &App| wanted.redirect_uris.iter().all(|uri| app.data.redirect_uris.contains(uri));
     let same_name = |app: &App| app.data.name == wanted.name;
     let tiers: [&dyn Fn(&App) -> bool; 4] = [
         &|app| in_use.contains(&app.client_id),
@@ -74,7 +73,8 @@ fn correct(app: &App, wanted: &AppData) -> AppStep {
             changes.push(format!("let it lead back to {uri}, too"));
         }
     }
-    let missing: Vec<&String> = wanted.scopes.iter().filter(|scope| !app.data.scopes.contains(scope)).collect();
+    let missing: Vec<&String> =
+        wanted.scopes.iter().filter(|scope| !app.data.scopes.contains(scope)).collect();
     if !missing.is_empty() {
         let names: Vec<&str> = missing.iter().map(|scope| scope.as_str()).collect();
         to.scopes.extend(missing.into_iter().cloned());
@@ -110,11 +110,7 @@ mod tests {
     }
 
     fn app(client_id: &str, name: &str, redirect: &str) -> App {
-        let data = AppData {
-            name: name.to_owned(),
-            redirect_uris: vec![redirect.to_owned()],
-            ..wanted()
-        };
+        let data = AppData { name: name.to_owned(), redirect_uris: vec![redirect.to_owned()], ..wanted() };
         App { client_id: client_id.to_owned(), client_secret: "s".to_owned().into(), data }
     }
 
@@ -123,7 +119,9 @@ mod tests {
         match choose(apps, &wanted(), &in_use, asked_for) {
             Ok(AppStep::Create(data)) => format!("create {}", data.name),
             Ok(AppStep::Keep(app)) => format!("keep {}", app.client_id),
-            Ok(AppStep::Correct { app, changes, .. }) => format!("correct {}: {}", app.client_id, changes.len()),
+            Ok(AppStep::Correct { app, changes, .. }) => {
+                format!("correct {}: {}", app.client_id, changes.len())
+            }
             Err(undecided) => format!("{undecided:?}"),
         }
     }

@@ -10,11 +10,11 @@ pub(in crate::cli) enum Setup {
     ///
     /// Looks for the app first, and uses or corrects one that is there. What is not given is taken from the config of
     /// this service if there is one, else it is asked for on a terminal.
-    Oidc(Oidc),
+    Oidc(Box<Oidc>),
     /// Make the server admin that this service works as in Synapse, and write its access token
     ///
     /// Needs the registration shared secret, which is taken from the homeserver's config.
-    Synapse(SynapseAdmin),
+    Synapse(Box<SynapseAdmin>),
 }
 
 /// How far a command goes.

@@ -54,7 +54,11 @@ impl Owner {
     /// Lets a user read a file of mode 0640: by the group if they have one that says something, else as the owner.
     /// (Debian puts some system users into `nogroup`, 65534.)
     pub(super) fn readable_by((uid, gid): (u32, u32)) -> Self {
-        if matches!(gid, 0 | 65_534) { Self { uid: Some(uid), gid: None } } else { Self { uid: None, gid: Some(gid) } }
+        if matches!(gid, 0 | 65_534) {
+            Self { uid: Some(uid), gid: None }
+        } else {
+            Self { uid: None, gid: Some(gid) }
+        }
     }
 
     /// For a user alone.
@@ -77,7 +81,10 @@ pub(super) fn synapse_user(
 pub(super) fn user(name: &str) -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     let by = |field: usize| {
-        passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line.get(field) == Some(&name))
+        passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|line| line.get(field) == Some(&name))
     };
     let line = by(0).or_else(|| by(2))?;
     Some((line.get(2)?.parse().ok()?, line.get(3)?.parse().ok()?))
@@ -203,7 +210,8 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
         assert_eq!((fs::read_to_string(&kept).unwrap().as_str(), mode(&kept)), ("one\n", 0o640));
         let yaml = |path: &Path| path.extension().is_some_and(|extension| extension == "yaml");
-        let names: Vec<PathBuf> = fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        let names: Vec<PathBuf> =
+            fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(names.iter().filter(|path| yaml(path)).count(), 1, "{names:?}");
         assert_eq!(names.len(), 2, "{names:?}");
     }

@@ -39,6 +39,8 @@ const NOT_KNOWN_YET: &str = "(given by Defguard when the app is made)";
 /// Everything that is to be done, decided before anything is.
 struct Plan {
     app: AppStep,
+    /// The app as Defguard has it; `None` until it is made.
+    known: Option<App>,
     entry: EntryStep,
     secret_file: PathBuf,
     secret: FileStep,
@@ -74,9 +76,10 @@ pub(super) async fn oidc(global: &Global, verb: &Oidc) -> Result<Exit, Exit> {
     let (discovery, apps) = look(&defguard).await.map_err(|failure| complain_failure(&failure))?;
     let scene = Scene::new(verb, &wishes, &discovery, &config)?;
     let plan = scene.plan(&apps)?;
-    if verb.go.dry_run || plan.refused(&scene).is_some() {
+    let refused = plan.refused();
+    if verb.go.dry_run || refused.is_some() {
         scene.give(global, &plan, false)?;
-        return match plan.refused(&scene) {
+        return match refused {
             None => Ok(Exit::Done),
             Some(why) => {
                 complain(&why);
@@ -91,7 +94,7 @@ pub(super) async fn oidc(global: &Global, verb: &Oidc) -> Result<Exit, Exit> {
         confirm(verb.go.yes)?;
     }
     let app = act(&defguard, &plan).await.map_err(|failure| complain_failure(&failure))?;
-    let plan = Plan { app: AppStep::Keep(app.clone()), ..plan };
+    let plan = Plan { known: Some(app.clone()), ..plan };
     scene.write(&plan, &app).map_err(|why| {
         complain(&format!("error: {why}\n  → run the command again afterwards: it goes on where it stopped"));
         Exit::Failed
@@ -171,9 +174,10 @@ impl<'a> Scene<'a> {
         config: &'a Path,
     ) -> Result<Self, Exit> {
         let present = wishes.homeserver.providers.iter().find(|entry| {
-            entry.issuer.as_deref().is_some_and(|issuer| {
-                issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/')
-            })
+            entry
+                .issuer
+                .as_deref()
+                .is_some_and(|issuer| issuer.trim_end_matches('/') == discovery.issuer.trim_end_matches('/'))
         });
         let idp_id = verb
             .idp_id
@@ -245,6 +249,7 @@ impl<'a> Scene<'a> {
                 DefguardLogin::Password { file, typed: true, .. } => Some(file.clone()),
                 _ => None,
             },
+            known: known.cloned(),
             app,
             entry,
             secret_file,
@@ -266,10 +271,7 @@ impl<'a> Scene<'a> {
     }
 
     fn entry_text(&self, plan: &Plan) -> String {
-        let client_id = match &plan.app {
-            AppStep::Create(_) => NOT_KNOWN_YET,
-            AppStep::Keep(app) | AppStep::Correct { app, .. } => &app.client_id,
-        };
+        let client_id = plan.known.as_ref().map_or(NOT_KNOWN_YET, |app| &app.client_id);
         let entry = self.entry(client_id, &plan.secret_file);
         match plan.entry {
             EntryStep::Print { list_exists: true, .. } => entry.item(),
@@ -331,6 +333,15 @@ impl<'a> Scene<'a> {
                 self.discovery.issuer
             ));
         }
+        let base = &self.wishes.public_baseurl;
+        if base.starts_with("http://")
+            && !["127.0.0.1", "localhost", "[::1]"].iter().any(|host| base.contains(host))
+        {
+            mind.push(format!(
+                "people reach the homeserver at {base}: without https, browsers drop the cookie that a login needs. Set \
+                 public_baseurl to an address with https."
+            ));
+        }
         for entry in &self.wishes.homeserver.providers {
             if entry.issuer.as_deref() == Some(&self.discovery.issuer) && entry.idp_id != self.idp_id {
                 mind.push(format!(
@@ -358,7 +369,8 @@ impl<'a> Scene<'a> {
             Err(_) => Owner::default(),
         };
         let for_service = service_owner();
-        if let (Some(file), DefguardLogin::Password { password, .. }) = (&plan.password_file, &self.wishes.login)
+        if let (Some(file), DefguardLogin::Password { password, .. }) =
+            (&plan.password_file, &self.wishes.login)
         {
             files::write(file, password, FOR_THE_OWNER, for_service, now)?;
         }
@@ -379,9 +391,10 @@ impl<'a> Scene<'a> {
     fn look_again(&self, plan: &Plan, app: &App) -> Result<Exit, Exit> {
         if let EntryStep::File(path, _) = &plan.entry {
             let after = wishes::survey(&self.wishes.homeserver_config)?;
-            let there = after.providers.iter().any(|entry| {
-                entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id)
-            });
+            let there = after
+                .providers
+                .iter()
+                .any(|entry| entry.idp_id == self.idp_id && entry.client_id.as_ref() == Some(&app.client_id));
             if !there {
                 complain(&format!(
                     "error: {} was written, but is not what Synapse would see\n  → look for a later file with \
@@ -425,32 +438,49 @@ impl<'a> Scene<'a> {
 
     fn show(&self, plan: &Plan, done: bool) -> String {
         let mut page = Page::new(page::width());
-        let nothing = !done && !plan.changes_something();
-        page.heading(match (done, nothing) {
-            (true, _) => "Done:",
-            (false, true) => "Nothing is to be done:",
+        let nothing = !plan.changes_something();
+        page.heading(match (nothing, done) {
+            (true, _) => "Nothing is to be done:",
+            (false, true) => "Done:",
             (false, false) => "What would be done:",
         });
         let bullet = "  - ";
-        match &plan.app {
-            AppStep::Create(data) => {
-                page.line(bullet, &format!("make the OpenID app {} in Defguard", data.name));
+        let id = plan.known.as_ref().map_or("", |app| &app.client_id);
+        match (&plan.app, done) {
+            (AppStep::Create(data), _) => {
+                let name = &data.name;
+                page.line(
+                    bullet,
+                    &match done {
+                        false => format!("make the OpenID app {name} in Defguard"),
+                        true => format!("the OpenID app {name} in Defguard is made ({id})"),
+                    },
+                );
                 page.line("      leads back to  ", &data.redirect_uris.join(", "));
                 page.line("      scopes         ", &data.scopes.join(", "));
             }
-            AppStep::Keep(app) => {
-                page.line(bullet, &format!("the OpenID app {} in Defguard is right ({})", app.data.name, app.client_id));
+            (AppStep::Keep(app), _) => {
+                page.line(bullet, &format!("the OpenID app {} in Defguard is right ({id})", app.data.name));
             }
-            AppStep::Correct { app, changes, .. } => {
+            (AppStep::Correct { app, changes, .. }, _) => {
                 let name = &app.data.name;
-                page.line(bullet, &format!("correct the OpenID app {name} in Defguard ({}):", app.client_id));
+                page.line(
+                    bullet,
+                    &match done {
+                        false => format!("correct the OpenID app {name} in Defguard ({id}):"),
+                        true => format!("the OpenID app {name} in Defguard is corrected ({id}):"),
+                    },
+                );
                 for change in changes {
                     page.line("      ", change);
                 }
             }
         }
         if let Some(file) = &plan.password_file {
-            page.line(bullet, &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done));
+            page.line(
+                bullet,
+                &file_line(FileStep::Write, file, "the password for Defguard", FOR_THE_OWNER, done),
+            );
         }
         page.line(
             bullet,
@@ -460,21 +490,24 @@ impl<'a> Scene<'a> {
             EntryStep::File(path, step) => {
                 page.line(bullet, &file_line(*step, path, "the provider entry", FOR_THE_GROUP, done));
             }
-            EntryStep::Print { why, .. } => page.line(bullet, &format!("print the provider entry, since {why}")),
+            EntryStep::Print { why, .. } => {
+                page.line(bullet, &format!("the provider entry is only printed: {why}"));
+            }
         }
         match plan.config {
-            FileStep::Refuse | FileStep::Replace => page.line(
-                bullet,
-                &format!("{} is there already and stays as it is", self.config.display()),
-            ),
-            step => page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done)),
+            FileStep::Refuse | FileStep::Replace => {
+                page.line(bullet, &format!("{} is there already and stays as it is", self.config.display()))
+            }
+            step => {
+                page.line(bullet, &file_line(step, self.config, "the config of this service", FOR_ALL, done))
+            }
         }
         let show_texts = self.verb.go.dry_run || matches!(plan.entry, EntryStep::Print { .. });
         if show_texts {
             page.heading(&match &plan.entry {
                 EntryStep::File(path, _) => format!("{}:", path.display()),
-                EntryStep::Print { why, list_exists: true } => {
-                    format!("Add this to the list ({why}), in the place of an item with the same idp_id:")
+                EntryStep::Print { list_exists: true, .. } => {
+                    "Add this to that list, in the place of an item with the same idp_id:".to_owned()
                 }
                 EntryStep::Print { .. } => "Add this to Synapse's config:".to_owned(),
             });
@@ -486,7 +519,7 @@ impl<'a> Scene<'a> {
             page.gap();
             verbatim(&mut page, &service_config::text(self.wishes, &self.idp_id));
         }
-        if let (true, AppStep::Keep(app) | AppStep::Correct { app, .. }) = (self.verb.show_secret, &plan.app) {
+        if let (true, Some(app)) = (self.verb.show_secret, &plan.known) {
             page.heading(&format!("The client secret is {}", app.client_secret.expose_secret()));
         }
         if !plan.mind.is_empty() {
@@ -495,14 +528,17 @@ impl<'a> Scene<'a> {
                 page.line(bullet, mind);
             }
         }
-        if done {
+        if done && !nothing {
             page.heading("Next:");
             if matches!(plan.entry, EntryStep::Print { .. }) {
                 page.line(bullet, "put the entry above into Synapse's config");
             }
             page.line(bullet, "restart Synapse: `systemctl restart matrix-synapse`");
             if !self.wishes.synapse_token_file.exists() {
-                page.line(bullet, "`defguard-synapse-sync setup synapse` makes the account that the service works as");
+                page.line(
+                    bullet,
+                    "`defguard-synapse-sync setup synapse` makes the account that the service works as",
+                );
             }
             page.line(bullet, "`defguard-synapse-sync check` asks both servers whether all of it fits");
             page.line(bullet, "`defguard-synapse-sync sync` makes the accounts, before people log in");
@@ -514,15 +550,16 @@ impl<'a> Scene<'a> {
         let file = |step: FileStep, path: &Path| json!({"action": action(step), "file": path});
         let mut app = match &plan.app {
             AppStep::Create(data) => json!({"action": "create", "app": data}),
-            AppStep::Keep(app) => json!({"action": "keep", "client_id": app.client_id, "app": app.data}),
-            AppStep::Correct { app, to, changes } => {
-                json!({"action": "correct", "client_id": app.client_id, "app": to, "changes": changes})
+            AppStep::Keep(app) => json!({"action": "keep", "app": app.data}),
+            AppStep::Correct { to, changes, .. } => {
+                json!({"action": "correct", "app": to, "changes": changes})
             }
         };
-        if let (true, AppStep::Keep(known) | AppStep::Correct { app: known, .. }) =
-            (self.verb.show_secret, &plan.app)
-        {
-            app["client_secret"] = json!(known.client_secret.expose_secret());
+        if let Some(known) = &plan.known {
+            app["client_id"] = json!(known.client_id);
+            if self.verb.show_secret {
+                app["client_secret"] = json!(known.client_secret.expose_secret());
+            }
         }
         let mut entry = match &plan.entry {
             EntryStep::File(path, step) => file(*step, path),
@@ -549,13 +586,14 @@ impl Plan {
     }
 
     /// Why nothing is done at all: a file is in the way.
-    fn refused(&self, _: &Scene<'_>) -> Option<String> {
+    fn refused(&self) -> Option<String> {
         let entry = match &self.entry {
             EntryStep::File(path, FileStep::Refuse) => Some(path),
             _ => None,
         };
         let secret = (self.secret == FileStep::Refuse).then_some(&self.secret_file);
-        let names: Vec<String> = [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> =
+            [entry, secret].into_iter().flatten().map(|path| path.display().to_string()).collect();
         (!names.is_empty()).then(|| {
             format!(
                 "error: {} is there already and differs; nothing was changed\n  → give --replace to replace it; a copy \
@@ -577,7 +615,9 @@ fn entry_place(at: &[Place], providers: usize, file: Option<PathBuf>, print: boo
         }
         (None, _) if print => print_since("you asked for it".to_owned(), !at.is_empty()),
         (None, Some(file)) => EntryStep::File(file, FileStep::Write),
-        (None, None) => print_since("Synapse reads no directory of config that it could be put into".to_owned(), false),
+        (None, None) => {
+            print_since("Synapse reads no directory of config that it could be put into".to_owned(), false)
+        }
     }
 }
 

@@ -18,6 +18,11 @@ impl Questions {
         Self { terminal, missing: Vec::new() }
     }
 
+    /// Whether there is somebody who could answer.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.terminal
+    }
+
     /// What is known, else what somebody types, else the default. In a script without a default the flag is missing.
     pub(super) fn text(
         &mut self,
@@ -41,7 +46,8 @@ impl Questions {
 
     /// A password that somebody types, which is not shown. In a script the flag is missing.
     pub(super) fn password(&mut self, flag: &'static str, question: &str) -> SecretString {
-        let typed = if self.terminal { rpassword::prompt_password(format!("{question}: ")).ok() } else { None };
+        let typed =
+            if self.terminal { rpassword::prompt_password(format!("{question}: ")).ok() } else { None };
         match typed.filter(|typed| !typed.is_empty()) {
             Some(typed) => typed.into(),
             None => {

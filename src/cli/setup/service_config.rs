@@ -1,6 +1,6 @@
 //! The config of this service that goes with what was set up, as text. Pure.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::Path};
 
 use super::wishes::{DefguardLogin, Wishes};
 
@@ -33,7 +33,7 @@ pub(super) fn text(wishes: &Wishes, idp_id: &str) -> String {
     line(format!("token_file = {}", path(&wishes.synapse_token_file)));
     line(format!("idp_id = {}", quoted(idp_id)));
     line("# The scopes and the templates are taken from these.".to_owned());
-    let files: Vec<String> = wishes.homeserver_config.iter().map(path).collect();
+    let files: Vec<String> = wishes.homeserver_config.iter().map(|file| path(file)).collect();
     line(format!("homeserver_config = [{}]", files.join(", ")));
     text
 }
@@ -42,6 +42,6 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn path(path: &PathBuf) -> String {
+fn path(path: &Path) -> String {
     quoted(&path.display().to_string())
 }

@@ -18,7 +18,7 @@ use crate::{
     assemble::SystemClock,
     cli::{
         arguments::Global,
-        output::{Exit, complain, complain_failure, say, say_json},
+        output::{Exit, ask, complain, complain_failure, say, say_json},
         page::{self, Page},
     },
     config::{
@@ -49,7 +49,13 @@ pub(super) async fn synapse(global: &Global, verb: &SynapseAdmin) -> Result<Exit
         None => false,
     };
     let make = present.is_none();
-    let lift = verb.lift_rate_limit && !unlimited;
+    let offer = !verb.go.yes && !verb.go.dry_run && Questions::new().can_be_asked();
+    let lift = !unlimited
+        && (verb.lift_rate_limit
+            || offer
+                && ask(
+                    "Take Synapse's rate limit off for this account, so that many changes need not wait?",
+                ));
     let replaces = make && wishes.token_file.exists();
     let plan = show_plan(&wishes, verb, present.as_ref().map(|(_, own)| own), lift, unlimited);
     if replaces && !verb.go.replace {
@@ -188,8 +194,14 @@ async fn make_admin(
         password: password(),
     };
     // A token that cannot be kept would be lost, and its account with it.
-    files::write(&wishes.token_file, &SecretString::from("none yet"), FOR_THE_OWNER, service_owner(), SystemClock.now())
-        .map_err(complain_file)?;
+    files::write(
+        &wishes.token_file,
+        &SecretString::from("none yet"),
+        FOR_THE_OWNER,
+        service_owner(),
+        SystemClock.now(),
+    )
+    .map_err(complain_file)?;
     let made = register_admin(&wishes.url, wishes.http.clone(), secret, &admin).await;
     let made = match made {
         Ok(made) => made,
@@ -231,7 +243,13 @@ fn password() -> SecretString {
     format!("{high:032x}{low:032x}").into()
 }
 
-fn show_plan(wishes: &Wishes, verb: &SynapseAdmin, present: Option<&Mxid>, lift: bool, unlimited: bool) -> String {
+fn show_plan(
+    wishes: &Wishes,
+    verb: &SynapseAdmin,
+    present: Option<&Mxid>,
+    lift: bool,
+    unlimited: bool,
+) -> String {
     let mut page = Page::new(page::width());
     let file = wishes.token_file.display();
     match present {
@@ -241,7 +259,10 @@ fn show_plan(wishes: &Wishes, verb: &SynapseAdmin, present: Option<&Mxid>, lift:
         }
         None => {
             page.heading("What would be done:");
-            page.line("  - ", &format!("make the server admin `{}` in Synapse at {}", verb.localpart, wishes.url));
+            page.line(
+                "  - ",
+                &format!("make the server admin `{}` in Synapse at {}", verb.localpart, wishes.url),
+            );
             let step = if wishes.token_file.exists() { FileStep::Replace } else { FileStep::Write };
             let verb = if step == FileStep::Replace { "replace" } else { "write" };
             page.line("  - ", &format!("{verb} {file} (its access token; mode 0600)"));
@@ -261,7 +282,9 @@ fn show_plan(wishes: &Wishes, verb: &SynapseAdmin, present: Option<&Mxid>, lift:
 }
 
 fn note_lifetime(page: &mut Page, wishes: &Wishes) {
-    if let Some(place) = wishes.homeserver.as_ref().and_then(|homeserver| homeserver.session_lifetime.as_ref()) {
+    if let Some(place) =
+        wishes.homeserver.as_ref().and_then(|homeserver| homeserver.session_lifetime.as_ref())
+    {
         page.heading("Mind:");
         page.line(
             "  - ",

@@ -33,7 +33,10 @@ pub(super) struct Wishes {
 
 /// How Defguard is logged in to, with the files in which the secrets are, or are to be.
 pub(super) enum DefguardLogin {
-    Token { file: PathBuf, token: SecretString },
+    Token {
+        file: PathBuf,
+        token: SecretString,
+    },
     Password {
         username: String,
         file: PathBuf,
@@ -81,7 +84,8 @@ pub(super) fn homeserver_config(
 
 /// A path from the root on.
 pub(super) fn whole(path: &Path) -> Result<PathBuf, Exit> {
-    absolute(path).map_err(|error| refuse(&format!("{} is no path: {error}", path.display()), "give another one"))
+    absolute(path)
+        .map_err(|error| refuse(&format!("{} is no path: {error}", path.display()), "give another one"))
 }
 
 /// An address of a server.
@@ -102,7 +106,10 @@ pub(super) fn survey(paths: &[PathBuf]) -> Result<Homeserver, Exit> {
 
 fn secret(path: &Path) -> Result<SecretString, Exit> {
     read_secret(path).map_err(|why| {
-        refuse(&format!("{} cannot be used: {why}", path.display()), "put nothing but the secret into the file")
+        refuse(
+            &format!("{} cannot be used: {why}", path.display()),
+            "put nothing but the secret into the file",
+        )
     })
 }
 
@@ -118,9 +125,10 @@ pub(super) fn gather(config: &Path, verb: &Oidc) -> Result<Wishes, Exit> {
         access.defguard_url.clone().or_else(|| outline.defguard_url.clone()),
         None,
     );
-    let token_file = access.defguard_token_file.clone().or_else(|| {
-        outline.defguard_token_file.clone().filter(|_| access.defguard_username.is_none())
-    });
+    let token_file = access
+        .defguard_token_file
+        .clone()
+        .or_else(|| outline.defguard_token_file.clone().filter(|_| access.defguard_username.is_none()));
     let login = match token_file {
         Some(file) => {
             let file = whole(&file)?;
@@ -133,7 +141,8 @@ pub(super) fn gather(config: &Path, verb: &Oidc) -> Result<Wishes, Exit> {
                 access.defguard_username.clone().or_else(|| outline.defguard_username.clone()),
                 None,
             );
-            let file = access.defguard_password_file.clone().or_else(|| outline.defguard_password_file.clone());
+            let file =
+                access.defguard_password_file.clone().or_else(|| outline.defguard_password_file.clone());
             let file = whole(&file.unwrap_or_else(|| beside("defguard-password")))?;
             let typed = !file.exists();
             let password = if typed {
@@ -150,8 +159,7 @@ pub(super) fn gather(config: &Path, verb: &Oidc) -> Result<Wishes, Exit> {
             DefguardLogin::Password { username, file, password, typed, totp_secret_file, totp_secret }
         }
     };
-    let homeserver_config =
-        homeserver_config(&verb.homeserver.homeserver_config, &outline, &mut questions)?;
+    let homeserver_config = homeserver_config(&verb.homeserver.homeserver_config, &outline, &mut questions)?;
     let synapse_url = questions.text(
         "--synapse-url",
         "Address of Synapse's main process, from here",
@@ -185,7 +193,8 @@ pub(super) fn gather(config: &Path, verb: &Oidc) -> Result<Wishes, Exit> {
         public_baseurl,
         idp_id: outline.idp_id,
     };
-    if verb.public_baseurl.is_some() && wishes.homeserver.public_baseurl.as_ref() != Some(&wishes.public_baseurl)
+    if verb.public_baseurl.is_some()
+        && wishes.homeserver.public_baseurl.as_ref() != Some(&wishes.public_baseurl)
     {
         complain(&format!(
             "warning: Synapse's own config leads to {}\n  → set public_baseurl there to {}, or logins are refused",

@@ -206,23 +206,22 @@ impl Provider {
         }]})
     }
 
-    /// A signed id token.
+    /// The signed id token that goes with a code, for so many days.
     pub fn id_token(
         &self,
         app: &App,
+        (code, of): (&str, &Code),
         claims: Map<String, Value>,
-        code: &str,
-        nonce: Option<&str>,
         grant: &Grant,
         now: DateTime<Utc>,
-        lifetime: TimeDelta,
+        days: i64,
     ) -> String {
         let mut body = Map::new();
         body.insert("iss".to_owned(), json!(self.defguard_url));
         body.insert("aud".to_owned(), json!([app.client_id]));
-        body.insert("exp".to_owned(), json!((now + lifetime).timestamp()));
+        body.insert("exp".to_owned(), json!((now + TimeDelta::days(days)).timestamp()));
         body.insert("iat".to_owned(), json!(now.timestamp()));
-        if let Some(nonce) = nonce {
+        if let Some(nonce) = &of.nonce {
             body.insert("nonce".to_owned(), json!(nonce));
         }
         body.insert("at_hash".to_owned(), json!(half_hash(&grant.access_token)));

@@ -115,7 +115,9 @@ async fn serve(
     response.headers_mut().insert(VERSION, version);
     let date = shared.time.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     response.headers_mut().insert(header::DATE, HeaderValue::from_str(&date).unwrap());
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if path != "/.well-known/openid-configuration" {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     if let Some(name) = dropped {
         response.headers_mut().remove(name.to_str().unwrap());
     }

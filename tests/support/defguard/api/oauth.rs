@@ -7,7 +7,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
-use chrono::TimeDelta;
 use defguard_synapse_sync::ports::Clock;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -320,13 +319,11 @@ pub async fn token(State(shared): App, headers: HeaderMap, body: String) -> Resp
     let grant = state.provider.grant(code.owner, app.id, &code.scope);
     let groups = state.groups_of(row.id);
     let claims = oidc::claims(&row, &code.scope, Some(groups));
-    let lifetime = TimeDelta::days(state.session_days);
     let mut body = json!({
         "access_token": grant.access_token, "refresh_token": grant.refresh_token, "token_type": "bearer",
     });
     if code.scope.split(' ').any(|scope| scope == "openid") {
-        let token =
-            state.provider.id_token(&app, claims, &text, code.nonce.as_deref(), &grant, now, lifetime);
+        let token = state.provider.id_token(&app, (&text, &code), claims, &grant, now, state.session_days);
         body["id_token"] = json!(token);
     }
     answer(200, body)
