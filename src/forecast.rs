@@ -351,7 +351,7 @@ pub fn judge(person: &Person, login: &Login, known: &Known) -> Judgement {
         return match login {
             Login::Creates { .. } | Login::Refused { why: Refusal::Email { .. } } => unwanted(
                 "the sync does not concern them, and yet they get an account".to_owned(),
-                "set `enable_registration: false` in the provider in homeserver.yaml, or widen [scope]"
+                "`setup oidc --provisioned-only --replace`, so that only provisioned people can log in; or widen [scope]"
                     .to_owned(),
             ),
             Login::Unclear { .. } => Judgement::Unclear,

@@ -12,6 +12,8 @@
 //!   the other. It knows no adapter.
 //! - [`defguard`], [`synapse`], [`store`]: the adapters, which implement the ports and do not know each other; [`http`] is
 //!   the client under the first two.
+//! - [`forecast`]: what Synapse would do at a person's next login. Pure.
+//! - [`diagnosis`]: what can be wrong with the way in which the servers and this service are joined. Pure.
 //! - [`config`]: from the file to checked settings, with every mistake at once.
 //! - [`assemble`]: puts adapters and engine together.
 //! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, and its control socket.

@@ -210,7 +210,8 @@ pub fn judge_provisioning(facts: Option<&Facts>, provisioned: usize, active: usi
             Kind::ProvisionedOnly,
             ABOUT,
             format!("all {active} people whom the sync concerns are provisioned, and a login can still make accounts"),
-            "add `enable_registration: false` to the provider in homeserver.yaml and restart Synapse",
+            "`setup oidc --provisioned-only --replace`, which adds `enable_registration: false` to the provider; then restart \
+             Synapse",
         )
         .because("then no login can make a stray second account such as alice1 any more"),
         (false, _) => return None,
