@@ -1,6 +1,6 @@
 //! What can be asked of the service, in this process or through its control socket, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,10 @@ use crate::{
     domain::{
         Backoff, DefguardId, Entry, Failure, Held, Link, RunId, RunRecord, Standoff, Username, Watched,
     },
-    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
+    engine::{
+        AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText,
+    },
+    forecast::Forecasts,
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
 };
@@ -28,6 +31,14 @@ pub enum Command {
         /// Username, `#` and id, or MXID.
         person: String,
     },
+    /// Forecast what Synapse would do at the next login of everybody.
+    Logins {
+        /// Only of these people, by username, `#` and id, or MXID; empty: everybody.
+        #[serde(default)]
+        only: BTreeSet<String>,
+    },
+    /// Match the accounts that are there already to people, and link them once that is approved.
+    Adopt(AdoptRequest),
     /// Tie or untie a person and an account.
     ByHand {
         /// What is wished.
@@ -57,7 +68,8 @@ impl Command {
         match self {
             Self::Sync(request) => request.dry_run,
             Self::ByHand { confirmed, .. } => !confirmed,
-            Self::Explain { .. } | Self::Status | Self::Journal { .. } => true,
+            Self::Adopt(request) => request.approved.is_none(),
+            Self::Explain { .. } | Self::Logins { .. } | Self::Status | Self::Journal { .. } => true,
         }
     }
 }
@@ -70,6 +82,10 @@ pub enum Answer {
     Run(Box<RunReport>),
     /// The explanation; `None` if nobody has that name.
     Explanation(Option<Box<Explanation>>),
+    /// The next logins.
+    Logins(Box<Forecasts>),
+    /// Which accounts are whose.
+    Adoption(Box<Adoption>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
     /// How things are.
@@ -146,6 +162,14 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
         Command::Sync(request) => Answer::Run(Box::new(engine.run(request, progress).await)),
         Command::Explain { person } => match engine.explain(person, progress).await {
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Logins { only } => match engine.logins(only, progress).await {
+            Ok(forecasts) => Answer::Logins(Box::new(forecasts)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Adopt(request) => match engine.adopt(request, progress).await {
+            Ok(adoption) => Answer::Adoption(Box::new(adoption)),
             Err(failure) => Answer::Failed(failure),
         },
         Command::ByHand { wish, confirmed, shown } => {
