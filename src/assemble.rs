@@ -9,7 +9,7 @@ use crate::{
     defguard::{self, Defguard},
     domain::{Failure, MappedField, Username},
     engine::{self, Engine, Mapper},
-    http::HttpOptions,
+    http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
     ports::{Clock, Directory, Homeserver, Store},
     reconcile::Scope,
@@ -31,6 +31,14 @@ impl Clock for SystemClock {
 
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    directory_counted(settings, clock, None)
+}
+
+fn directory_counted(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    meter: Option<Arc<dyn Meter>>,
+) -> Result<Arc<dyn Directory>, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -47,6 +55,7 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
     Ok(Arc::new(Defguard::new(options, http, clock)?))
@@ -54,14 +63,15 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The client for Synapse.
 pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
-    Ok(Arc::new(synapse(settings)?))
+    Ok(Arc::new(synapse(settings, None)?))
 }
 
-fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+fn synapse(settings: &Settings, meter: Option<Arc<dyn Meter>>) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
     let options =
@@ -149,7 +159,18 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store)
+    engine_on(settings, templates, homeserver(settings)?, store, None)
+}
+
+/// The same, with somebody who counts its requests.
+pub fn counted_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    meter: Arc<dyn Meter>,
+) -> Result<Engine, Failure> {
+    let homeserver = Arc::new(synapse(settings, Some(Arc::clone(&meter)))?);
+    engine_on(settings, templates, homeserver, store, Some(meter))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -158,7 +179,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings, None)?)), store, None)
 }
 
 fn engine_on(
@@ -166,10 +187,11 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
+    meter: Option<Arc<dyn Meter>>,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     Ok(Engine::new(
-        directory(settings, Arc::clone(&clock))?,
+        directory_counted(settings, Arc::clone(&clock), meter)?,
         homeserver,
         store,
         clock,
