@@ -79,6 +79,12 @@ pub enum WebhookResult {
     limited,
 }
 
+impl WebhookResult {
+    /// All that there are.
+    pub(super) const ALL: [Self; 5] =
+        [Self::accepted, Self::unauthorized, Self::too_large, Self::malformed, Self::limited];
+}
+
 pub(super) fn peer(peer: Peer) -> &'static str {
     match peer {
         Peer::Defguard => "defguard",

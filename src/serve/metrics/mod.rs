@@ -127,6 +127,15 @@ impl Metrics {
             Unit::Seconds,
             self.run_seconds.clone(),
         );
+        // What has not happened yet is nought, so that its first time is a rise.
+        for kind in ["frequent", "full"] {
+            for outcome in OUTCOMES {
+                self.runs.get_or_create(&RunLabels { kind, outcome });
+            }
+        }
+        for result in WebhookResult::ALL {
+            self.webhook.get_or_create(&WebhookLabels { result });
+        }
         registry.register(
             "actions",
             "What was to be done for a person, by what became of it",
@@ -217,14 +226,17 @@ fn seconds(moment: DateTime<Utc>) -> f64 {
     micros / 1e6
 }
 
-/// How a run ended, in a word.
+/// How runs can end, in a word.
+const OUTCOMES: [&str; 5] = ["done", "partly", "held", "unusable", "failed"];
+
 fn outcome(exit_code: u8) -> &'static str {
+    let [done, partly, held, unusable, failed] = OUTCOMES;
     match exit_code {
-        0 => "done",
-        3 => "partly",
-        4 => "held",
-        5 => "unusable",
-        _ => "failed",
+        0 => done,
+        3 => partly,
+        4 => held,
+        5 => unusable,
+        _ => failed,
     }
 }
 

@@ -1,0 +1,200 @@
+//! How a daemon could be, for tests of what it shows.
+
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use defguard_synapse_sync::{
+    domain::{
+        Applied, Backoff, Conflict, DefguardId, Failure, FailureClass, Link, MappedField, Mxid, Peer, RunId,
+        RunRecord, ServerName, Standoff, Subject, Twins, Username,
+    },
+    reconcile::Pass,
+    serve::{
+        health::{Health, Use},
+        overview::{Memory, Overview, Watched},
+    },
+};
+
+pub fn now() -> DateTime<Utc> {
+    "2026-11-02T12:00:00Z".parse().unwrap()
+}
+
+pub fn ago(minutes: i64) -> DateTime<Utc> {
+    now() - TimeDelta::minutes(minutes)
+}
+
+pub fn mxid(localpart: &str) -> Mxid {
+    let server = ServerName::try_from("example.org").unwrap();
+    Mxid::parse(&format!("@{localpart}:example.org"), &server).unwrap()
+}
+
+/// Just started: nothing is known.
+pub fn young() -> Overview {
+    Overview {
+        now: now(),
+        started: ago(0),
+        working: true,
+        next: Some((now() + TimeDelta::minutes(5), Pass::Frequent)),
+        running_since: None,
+        waiting: 0,
+        success_due: Some(now() + TimeDelta::minutes(10)),
+        health: Health::default(),
+        memory: Ok(Memory::default()),
+        store_bytes: Some(512),
+    }
+}
+
+/// 335 people, and nothing to do.
+pub fn calm() -> Overview {
+    let runs = (0..48).map(|n| run(48 - n, i64::try_from(n).unwrap() * 5 + 2)).collect();
+    let people = BTreeMap::from([("in_step".to_owned(), 333), ("disabled".to_owned(), 2)]);
+    Overview {
+        started: ago(60 * 24 * 3),
+        health: Health {
+            defguard: Use::Usable,
+            synapse: Use::Usable,
+            store: Use::Usable,
+            last_success: Some(ago(2)),
+            people: Some(people),
+        },
+        memory: Ok(Memory { links: (1..=333).map(link).collect(), runs, ..Memory::default() }),
+        store_bytes: Some(3 << 20),
+        ..young()
+    }
+}
+
+/// The same with everything that can go wrong.
+pub fn troubled() -> Overview {
+    let mut overview = calm();
+    let memory = overview.memory.as_mut().unwrap();
+    let conflicts = [
+        Conflict::LocalpartTaken { mxid: mxid("alice"), owner: None, not_adopted: None },
+        Conflict::LocalpartTwins {
+            mxid: mxid("bob"),
+            people: Twins { named: vec![DefguardId(402), DefguardId(407)], count: 2 },
+        },
+        Conflict::UsernameReused { mxid: mxid("carol"), owner: DefguardId(17) },
+        Conflict::Unmappable {
+            field: MappedField::Localpart,
+            why: "the template failed: `dörte.müller` has no @".to_owned(),
+        },
+        Conflict::EmailTaken { mxid: mxid("emil"), owner: Some(DefguardId(12)) },
+    ];
+    memory.conflicts = (401..)
+        .zip(conflicts)
+        .map(|(id, conflict)| {
+            let standoff = Standoff {
+                username: Username::new(format!("conflicting-{id}")),
+                conflicts: vec![conflict],
+                fingerprint: String::new(),
+                since: ago(60 * 30),
+            };
+            (DefguardId(id), standoff)
+        })
+        .collect();
+    let failing = Failure::new(
+        Peer::Synapse,
+        FailureClass::Transient,
+        "writing the account @person-3:example.org",
+        "status 500, M_UNKNOWN: Internal server error",
+    )
+    .mend("look into Synapse's log at this time");
+    memory.failing = BTreeMap::from([(
+        DefguardId(3),
+        Backoff { failures: 7, until: now() + TimeDelta::minutes(40), since: ago(60 * 26), last: failing },
+    )]);
+    memory.unfinished = 1;
+    overview.health.defguard = Use::Unusable { since: ago(17), failure: rejected() };
+    overview.health.last_success = Some(ago(22));
+    overview.success_due = Some(ago(12));
+    overview.waiting = 2;
+    overview.running_since = Some(now() - TimeDelta::seconds(4));
+    overview
+}
+
+pub fn rejected() -> Failure {
+    Failure::new(
+        Peer::Defguard,
+        FailureClass::Unauthorised,
+        "logging in",
+        "status 401: the username or the password is wrong",
+    )
+    .mend("Check `defguard.username` and the password file.")
+}
+
+/// Text that would be a program in a page that does not escape it.
+pub fn hostile() -> Overview {
+    let mut overview = troubled();
+    let script = "</style><script>alert(1)</script><img src=x onerror=alert(2)> \"'&";
+    let memory = overview.memory.as_mut().unwrap();
+    for standoff in memory.conflicts.values_mut() {
+        standoff.username = Username::new(script);
+        standoff.conflicts = vec![Conflict::Unmappable { field: MappedField::Email, why: script.to_owned() }];
+    }
+    for backoff in memory.failing.values_mut() {
+        let failure = &mut backoff.last;
+        (failure.what, failure.why, failure.mend) = (script.into(), script.into(), Some(script.into()));
+    }
+    for run in &mut memory.runs {
+        run.summary = script.to_owned();
+    }
+    overview
+}
+
+fn link(id: i64) -> (DefguardId, Link) {
+    let name = format!("person-{id}");
+    let link = Link {
+        id: DefguardId(id),
+        username: Username::new(name.clone()),
+        subject: Some(Subject::new(name.clone())),
+        mxid: mxid(&name),
+        applied: Applied::default(),
+    };
+    (DefguardId(id), link)
+}
+
+/// Runs of all kinds, the first one with many changes.
+fn run(id: u64, minutes_ago: i64) -> RunRecord {
+    let began = ago(minutes_ago);
+    let (changed, failed, exit_code, millis) = match id {
+        1 => (333, 0, 0, 41_000),
+        7 => (4, 1, 3, 3_100),
+        20..=22 => (0, 0, 5, 10_000),
+        _ if id % 9 == 0 => (id % 5, u64::from(id % 2 == 0), if id % 2 == 0 { 3 } else { 0 }, 2_400),
+        _ => (0, 0, 0, 380),
+    };
+    let summary = match exit_code {
+        5 => "Defguard: reading the list of people: no answer in time".to_owned(),
+        _ => format!("335 people, {changed} changed, 0 in conflict, {failed} failed"),
+    };
+    RunRecord {
+        id: RunId(id),
+        began,
+        ended: began + TimeDelta::milliseconds(millis),
+        full: id % 12 == 0,
+        exit_code,
+        summary,
+        people: BTreeMap::new(),
+        changes: BTreeMap::from([("created".to_owned(), changed)]),
+        failed,
+    }
+}
+
+/// A daemon that is as it is told.
+pub struct Fixed(pub Overview);
+
+impl Watched for Fixed {
+    fn working(&self) -> bool {
+        self.0.working
+    }
+
+    fn look(&self) -> Overview {
+        self.0.clone()
+    }
+}
+
+pub fn fixed(overview: Overview) -> Arc<dyn Watched> {
+    Arc::new(Fixed(overview))
+}
