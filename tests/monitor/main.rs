@@ -13,6 +13,7 @@
 mod exposition;
 mod health;
 mod page;
+mod shipped;
 
 #[path = "../support/overview.rs"]
 mod overview;
@@ -20,6 +21,7 @@ mod overview;
 use std::sync::Arc;
 
 use defguard_synapse_sync::serve::{listener::Listener, metrics::Metrics, monitor, overview::Overview};
+use overview::counted;
 use reqwest::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 

@@ -38,7 +38,7 @@ fn people_are_numbers_unless_the_config_says_otherwise() {
     for personal in ["person-3", "conflicting-", "alice", "@bob", "dörte"] {
         assert!(!html.contains(personal), "{personal} in {html}");
     }
-    for shown in ["#401", "#3<", "link USER @…", "localpart_template gives nothing usable"] {
+    for shown in ["#401", "#3<", "link '#401' @…", "localpart_template gives nothing usable"] {
         assert!(html.contains(shown), "{shown} in {html}");
     }
     let html = render(&troubled(), true);

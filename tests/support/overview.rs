@@ -2,17 +2,20 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Applied, Backoff, Conflict, DefguardId, Failure, FailureClass, Link, MappedField, Mxid, Peer, RunId,
-        RunRecord, ServerName, Standoff, Subject, Twins, Username,
+        Applied, Backoff, Change, Completeness, Conflict, DefguardId, Failure, FailureClass, Link,
+        MappedField, Mxid, Peer, RunId, RunRecord, ServerName, Standoff, Subject, Twins, Username,
     },
-    reconcile::Pass,
+    engine::{PersonReport, RunReport},
+    http::{Meter as _, TryResult},
+    reconcile::{Pass, State},
     serve::{
         health::{Health, Use},
+        metrics::{Metrics, WebhookResult},
         overview::{Memory, Overview, Watched},
     },
 };
@@ -197,4 +200,40 @@ impl Watched for Fixed {
 
 pub fn fixed(overview: Overview) -> Arc<dyn Watched> {
     Arc::new(Fixed(overview))
+}
+
+/// Counts something in every family.
+pub fn counted(metrics: &Metrics) {
+    for (peer, endpoint) in [(Peer::Defguard, "user_list"), (Peer::Synapse, "user_write")] {
+        let status = TryResult::Status(http::StatusCode::OK);
+        metrics.request(peer, endpoint, status, Duration::from_millis(12));
+        metrics.request(peer, endpoint, TryResult::TimedOut, Duration::from_secs(60));
+        metrics.retry(peer, FailureClass::Transient);
+    }
+    let person = PersonReport {
+        id: DefguardId(1),
+        username: Username::new("person-1"),
+        state: State::Create,
+        mxid: Some(mxid("person-1")),
+        conflicts: Vec::new(),
+        notes: Vec::new(),
+        steps: Vec::new(),
+        done: vec![Change::Created],
+        failure: None,
+        put_off: None,
+    };
+    let failed = PersonReport { done: Vec::new(), failure: Some(rejected()), ..person.clone() };
+    metrics.run(&RunReport {
+        run: Some(RunId(1)),
+        pass: Pass::Frequent,
+        began: ago(1),
+        ended: now(),
+        dry_run: false,
+        completeness: Some(Completeness::Complete),
+        people: vec![person, failed],
+        unknown: Vec::new(),
+        failure: None,
+        interrupted: false,
+    });
+    metrics.webhook(WebhookResult::accepted);
 }

@@ -130,11 +130,11 @@ impl Metrics {
         // What has not happened yet is nought, so that its first time is a rise.
         for kind in ["frequent", "full"] {
             for outcome in OUTCOMES {
-                self.runs.get_or_create(&RunLabels { kind, outcome });
+                drop(self.runs.get_or_create(&RunLabels { kind, outcome }));
             }
         }
         for result in WebhookResult::ALL {
-            self.webhook.get_or_create(&WebhookLabels { result });
+            drop(self.webhook.get_or_create(&WebhookLabels { result }));
         }
         registry.register(
             "actions",

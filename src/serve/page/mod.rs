@@ -8,7 +8,7 @@ mod words;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use self::words::without_names;
-use self::words::{Names, counted, full, moment, size, span, took, with_code};
+use self::words::{Names, counted, full, moment, short, size, span, took, with_code};
 use super::{
     health::{PEERS, Use},
     overview::{Memory, Overview},
@@ -26,6 +26,9 @@ const SHOWN_RUNS: usize = 10;
 
 /// The program, as it is called in a shell.
 const PROGRAM: &str = "defguard-synapse-sync";
+
+/// After so many seconds a browser asks again.
+const REFRESH: u32 = 60;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -93,6 +96,7 @@ pub fn render(overview: &Overview, names: bool) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
+                meta http-equiv="refresh" content=(REFRESH);
                 title { (mood.text()) " – " (PROGRAM) }
                 link rel="icon" href=(ICON);
                 style { (PreEscaped(STYLE)) }
@@ -139,7 +143,7 @@ fn facts(overview: &Overview) -> Markup {
                     dt { "Last success" }
                     dd class=(if overdue { "bad" } else { "" }) {
                         @match overview.health.last_success {
-                            Some(at) => { (moment(at, overview)) small { (full(at)) } }
+                            Some(at) => { (moment(at, overview)) small { (short(at)) } }
                             None => { "never" }
                         }
                         @if overdue { small { "overdue" } }
@@ -156,7 +160,7 @@ fn facts(overview: &Overview) -> Markup {
                             small { "the daemon ends" }
                         } @else if let Some((at, pass)) = overview.next {
                             (moment(at, overview))
-                            small { (full(at)) @if pass == Pass::Full { ", full" } }
+                            small { (short(at)) @if pass == Pass::Full { ", full" } }
                         } @else {
                             "none scheduled"
                         }
@@ -232,7 +236,7 @@ fn conflicts(memory: &Memory, overview: &Overview, names: Names) -> Markup {
                             span.dim { " since " (moment(standoff.since, overview)) }
                             @for conflict in &standoff.conflicts {
                                 p { (names.conflict(conflict)) }
-                                p.mend { (with_code(&names.show(&conflict.mend()))) }
+                                p.mend { (names.mend(&conflict.mend(), *id)) }
                             }
                         }
                     }
@@ -337,7 +341,7 @@ fn foot(overview: &Overview) -> Markup {
     html! {
         footer.small.dim {
             p {
-                "Version " (env!("CARGO_PKG_VERSION")) ", up since " (moment(overview.started, overview)) ". "
+                "Version " (env!("CARGO_PKG_VERSION")) ", up for " (span(overview.now - overview.started)) ". "
                 a href="/metrics" { "Metrics" } ", health: "
                 a href="/health/live" { "live" } ", " a href="/health/ready" { "ready" } "."
             }

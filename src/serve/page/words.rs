@@ -28,6 +28,11 @@ impl Names {
         if self.0 { Cow::Borrowed(text) } else { Cow::Owned(without_names(text)) }
     }
 
+    /// What to do about somebody's trouble, with their number in the place of USER.
+    pub(super) fn mend(self, mend: &str, id: DefguardId) -> Markup {
+        with_code(&self.show(mend).replace("USER", &format!("'#{id}'")))
+    }
+
     /// What stands in somebody's way. What a template said can hold anything of the person.
     pub(super) fn conflict(self, conflict: &Conflict) -> String {
         match conflict {
@@ -68,6 +73,11 @@ pub(super) fn moment(at: DateTime<Utc>, overview: &Overview) -> Markup {
     let text =
         if away > TimeDelta::zero() { format!("in {}", span(away)) } else { format!("{} ago", span(-away)) };
     html! { time datetime=(at.to_rfc3339()) title=(full(at)) { (text) } }
+}
+
+/// A moment to the minute.
+pub(super) fn short(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// A moment in full.
