@@ -143,9 +143,9 @@ impl Daemon {
         Self { engine: Arc::new(engine), clock, timetable, catch_up, draw, metrics, monitoring: None }
     }
 
-    /// Lets others watch it, as the config says. `metrics` also counts the requests of the engine.
+    /// Tells others how it is, as the config says. `metrics` also counts the requests of the engine.
     #[must_use]
-    pub fn watched(mut self, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn monitored(mut self, settings: &Settings, metrics: Arc<Metrics>) -> Self {
         self.metrics = metrics;
         self.monitoring = Some((settings.monitoring.clone(), settings.state.directory.clone()));
         self
@@ -427,5 +427,18 @@ mod tests {
             looks("01T12:01:00", &["09T12:01:00", "09T12:01:01"]),
             [Awakening::Due(Pass::Full), Awakening::Early(Duration::from_secs(269))]
         );
+    }
+
+    #[tokio::test]
+    async fn only_an_address_that_the_config_names_has_to_be_had() {
+        let taken = Listener::bind(([127, 0, 0, 1], 0).into(), "x").await.unwrap();
+        let settings = |listen_given| MonitoringSettings {
+            listen: Some(taken.address()),
+            listen_given,
+            status_page_names: false,
+        };
+        assert!(listen(&settings(false)).await.unwrap().is_none());
+        assert!(listen(&settings(true)).await.is_err());
+        assert!(listen(&MonitoringSettings { listen: None, ..settings(true) }).await.unwrap().is_none());
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
         })
         .map_err(|failure| complain_failure(&failure))?;
     let daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
-        .watched(&settings, metrics);
+        .monitored(&settings, metrics);
     match daemon.run(&settings.control.socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::Router;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     Serving,
@@ -38,6 +38,31 @@ async fn promtool_finds_faults() {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(File::open(&file).unwrap());
     assert!(!tool(promtool).await.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_the_dashboard_can_be_read() {
+    let file = format!("{}/config/grafana/dashboard.json", env!("CARGO_MANIFEST_DIR"));
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let targets =
+        dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let queries: Vec<String> = targets
+        .chain(dashboard["annotations"]["list"].as_array().unwrap())
+        .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "5m"))
+        .collect();
+    assert!(queries.len() > 10);
+    // promtool reads queries only as a part of rules.
+    let rules: Vec<Value> = (0..)
+        .zip(&queries)
+        .map(|(n, query)| json!({"record": format!("panel:{n}"), "expr": query}))
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yml");
+    fs::write(&file, json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string()).unwrap();
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "rules"]).arg(&file);
+    let (fine, said) = tool(promtool).await;
+    assert!(fine && said.contains(&format!("{} rules found", queries.len())), "{said}");
 }
 
 /// A Prometheus that ends with the test.

@@ -165,7 +165,9 @@ fn run(id: u64, minutes_ago: i64) -> RunRecord {
         1 => (333, 0, 0, 41_000),
         7 => (4, 1, 3, 3_100),
         20..=22 => (0, 0, 5, 10_000),
-        _ if id % 9 == 0 => (id % 5, u64::from(id % 2 == 0), if id % 2 == 0 { 3 } else { 0 }, 2_400),
+        _ if id.is_multiple_of(9) => {
+            (id % 5, u64::from(id.is_multiple_of(2)), if id.is_multiple_of(2) { 3 } else { 0 }, 2_400)
+        }
         _ => (0, 0, 0, 380),
     };
     let summary = match exit_code {
@@ -176,7 +178,7 @@ fn run(id: u64, minutes_ago: i64) -> RunRecord {
         id: RunId(id),
         began,
         ended: began + TimeDelta::milliseconds(millis),
-        full: id % 12 == 0,
+        full: id.is_multiple_of(12),
         exit_code,
         summary,
         people: BTreeMap::new(),

@@ -183,12 +183,12 @@ impl Metrics {
 
     /// Everything in the text format of OpenMetrics 1.0.
     pub fn open_metrics(&self, overview: &Overview) -> Result<String, fmt::Error> {
-        self.written(overview, |body, registry| text::encode(body, registry))
+        self.written(overview, text::encode)
     }
 
     /// Everything in the text format 0.0.4 of Prometheus.
     pub fn text(&self, overview: &Overview) -> Result<String, fmt::Error> {
-        self.written(overview, |body, registry| prometheus_text::encode(body, registry))
+        self.written(overview, prometheus_text::encode)
     }
 
     fn written(
