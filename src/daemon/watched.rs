@@ -41,6 +41,7 @@ impl Watched for Shared {
             waiting: self.queue.waiting().len(),
             success_due: self.second_tick(health.last_success.unwrap_or(self.started)),
             health,
+            off_boarding: self.engine.off_boarding().clone(),
             memory: Memory::read(self.engine.store()),
             store_bytes: self.state_directory.as_deref().and_then(|directory| size_below(directory).ok()),
         }

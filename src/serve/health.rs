@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    domain::{Completeness, Failure, FailureClass, Peer, RunRecord},
-    engine::RunReport,
+    domain::{Completeness, DefguardId, Failure, FailureClass, Leaving, Peer, RunRecord},
+    engine::{PersonReport, RunReport},
+    reconcile::Note,
 };
 
 /// The three that a run needs.
@@ -42,13 +43,16 @@ pub struct Health {
     pub last_success: Option<DateTime<Utc>>,
     /// Everybody by state, from the last run for everybody; `None` if there was none since the start.
     pub people: Option<BTreeMap<String, u64>>,
+    /// Who left and is still a server admin, from the last run for everybody.
+    pub admin_leavers: BTreeMap<DefguardId, Leaving>,
 }
 
 impl Health {
     /// What is known at the start, from the runs of former processes, newest first. Which of them were for everybody is
     /// not kept; taking them for such at worst puts off an alarm by the time between two runs.
     pub fn from_runs(runs: &[RunRecord]) -> Self {
-        let last_success = runs.iter().find(|run| got_through(run.exit_code)).map(|run| run.ended);
+        let last_success = runs.iter().find(|run| got_through(run.exit_code) && !run.people.is_empty());
+        let last_success = last_success.map(|run| run.ended);
         Self { last_success, ..Self::default() }
     }
 
@@ -75,6 +79,7 @@ impl Health {
         }
         if !report.interrupted {
             self.people = Some(report.tally().people);
+            self.admin_leavers = report.people.iter().filter_map(admin_leaver).collect();
             if got_through(report.exit_code()) {
                 self.last_success = Some(at);
             }
@@ -129,6 +134,14 @@ impl Use {
     }
 }
 
+/// Whether somebody is one of those who left and are still server admins.
+fn admin_leaver(person: &PersonReport) -> Option<(DefguardId, Leaving)> {
+    person.notes.iter().find_map(|note| match note {
+        Note::AdminLeaver { why } => Some((person.id, *why)),
+        _ => None,
+    })
+}
+
 /// Whether a run with this exit code saw both servers and got through: done, some people failed, or held.
 fn got_through(exit_code: u8) -> bool {
     matches!(exit_code, 0 | 3 | 4)
@@ -137,7 +150,10 @@ fn got_through(exit_code: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::RunId, reconcile::Pass};
+    use crate::{
+        domain::{RunId, Username},
+        reconcile::{Pass, State},
+    };
 
     fn at(second: u32) -> DateTime<Utc> {
         format!("2026-01-01T12:00:{second:02}Z").parse().unwrap()
@@ -153,6 +169,7 @@ mod tests {
             completeness: Some(Completeness::Complete),
             people: Vec::new(),
             unknown: Vec::new(),
+            held: None,
             failure: None,
             interrupted: false,
         }
@@ -218,9 +235,39 @@ mod tests {
 
     #[test]
     fn a_new_process_takes_the_last_success_from_the_store() {
-        let record = |id, exit_code| RunRecord { exit_code, ..report(id).record(RunId(id.into())) };
-        let runs = [record(5, 5), record(4, 1), record(3, 3), record(2, 0)];
+        let people = BTreeMap::from([("in_step".to_owned(), 3)]);
+        let record = |id, exit_code| {
+            RunRecord { exit_code, people: people.clone(), ..report(id).record(RunId(id.into())) }
+        };
+        // One that saw nobody, because the store is another's.
+        let nobody = RunRecord { people: BTreeMap::new(), ..record(6, 4) };
+        let runs = [nobody, record(5, 5), record(4, 1), record(3, 3), record(2, 0)];
         assert_eq!(Health::from_runs(&runs).last_success, Some(at(3)));
-        assert_eq!(Health::from_runs(&runs[..2]).last_success, None);
+        assert_eq!(Health::from_runs(&runs[..3]).last_success, None);
+    }
+
+    #[test]
+    fn whoever_left_as_a_server_admin_is_known_until_a_run_for_everybody_says_otherwise() {
+        let note = Note::AdminLeaver { why: Leaving::Gone };
+        let person = PersonReport {
+            id: DefguardId(7),
+            username: Username::new("root"),
+            state: State::Gone,
+            mxid: None,
+            conflicts: Vec::new(),
+            notes: vec![note],
+            steps: Vec::new(),
+            done: Vec::new(),
+            failure: None,
+            put_off: None,
+        };
+        let mut health = Health::default();
+        health.learn(&RunReport { people: vec![person], ..report(1) }, true);
+        assert_eq!(health.admin_leavers, BTreeMap::from([(DefguardId(7), Leaving::Gone)]));
+        health.learn(&report(2), false);
+        health.learn(&failing(3, Peer::Synapse, false), true);
+        assert_eq!(health.admin_leavers.len(), 1);
+        health.learn(&report(4), true);
+        assert!(health.admin_leavers.is_empty());
     }
 }

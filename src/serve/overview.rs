@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 
 use super::health::Health;
 use crate::{
-    domain::{Backoff, DefguardId, Failure, Link, RunRecord, Standoff},
+    domain::{
+        Backoff, DefguardId, Failure, Held, Leaving, Link, OffBoarding, OnLeave, RunRecord, Standoff,
+    },
     ports::Store,
     reconcile::Pass,
 };
@@ -42,6 +44,8 @@ pub struct Overview {
     pub success_due: Option<DateTime<Utc>>,
     /// What the runs so far tell.
     pub health: Health,
+    /// How far the config has leavers taken.
+    pub off_boarding: OffBoarding,
     /// What the store says now.
     pub memory: Result<Memory, Failure>,
     /// How many bytes the store takes on disk, if that could be measured.
@@ -61,6 +65,35 @@ pub struct Memory {
     pub unfinished: usize,
     /// The last runs, newest first.
     pub runs: Vec<RunRecord>,
+    /// What the guard keeps back.
+    pub hold: Option<Held>,
+}
+
+/// Somebody on the way out, as far as time goes on without a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Countdown {
+    /// Who.
+    pub id: DefguardId,
+    /// How they leave.
+    pub why: Leaving,
+    /// What comes next.
+    pub next: NextRung,
+    /// Not before this time.
+    pub at: DateTime<Utc>,
+}
+
+/// What comes next on the off-boarding ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextRung {
+    /// The lock, when the absence is proved: after so many of so many runs that missed them.
+    Lock {
+        /// How many runs have missed them.
+        runs: u32,
+        /// How many have to.
+        needed: u32,
+    },
+    /// The deactivation of the account that we locked.
+    Deactivate,
 }
 
 impl Memory {
@@ -72,6 +105,46 @@ impl Memory {
             failing: store.backoff()?,
             unfinished: store.intents()?.len(),
             runs: store.runs(SHOWN_RUNS)?,
+            hold: store.standing()?.hold,
         })
+    }
+
+    /// What comes next for those on the way out, the soonest first.
+    pub fn countdowns(&self, off_boarding: &OffBoarding) -> Vec<Countdown> {
+        let mut all: Vec<Countdown> = self
+            .links
+            .values()
+            .filter_map(|link| {
+                let life = &link.lifecycle;
+                let (why, next, at) = match (&life.deactivated, &life.locked, &life.away) {
+                    (Some(_), ..) => return None,
+                    (None, Some(locked), away) => {
+                        let why = away.as_ref().map_or(locked.why, |away| away.why);
+                        (why, NextRung::Deactivate, off_boarding.deactivation_due(life, why)?)
+                    }
+                    (None, None, Some(away)) => {
+                        let next = match off_boarding.on(away.why) {
+                            OnLeave::Ignore => return None,
+                            OnLeave::Lock | OnLeave::Deactivate => NextRung::Lock {
+                                runs: away.runs,
+                                needed: off_boarding.absence_confirmations.max(1),
+                            },
+                        };
+                        (away.why, next, away.since + off_boarding.absence_min_age)
+                    }
+                    (None, None, None) => return None,
+                };
+                Some(Countdown { id: link.id, why, next, at })
+            })
+            .collect();
+        all.sort_by_key(|countdown| (countdown.at, countdown.id));
+        all
+    }
+
+    /// How many accounts we have locked and not deactivated, and how many we have deactivated.
+    pub fn off_boarded(&self) -> (usize, usize) {
+        let lives = || self.links.values().map(|link| &link.lifecycle);
+        let locked = lives().filter(|life| life.locked.is_some() && life.deactivated.is_none()).count();
+        (locked, lives().filter(|life| life.deactivated.is_some()).count())
     }
 }

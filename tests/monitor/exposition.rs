@@ -58,6 +58,7 @@ fn report(people: Vec<PersonReport>) -> RunReport {
         completeness: Some(Completeness::Complete),
         people,
         unknown: Vec::new(),
+        held: None,
         failure: None,
         interrupted: false,
     }
@@ -91,7 +92,10 @@ async fn a_run_is_counted_with_what_became_of_whom() {
     let failure = Failure::new(Peer::Synapse, FailureClass::Transient, "writing", "status 500");
     let failed = PersonReport { failure: Some(failure), ..person(2, State::Update) };
     let put_off = PersonReport { put_off: Some("changed meanwhile".to_owned()), ..person(3, State::Adopt) };
-    monitor.metrics.run(&report(vec![created, failed, put_off, person(4, State::InStep)]));
+    let locked = Change::Locked { why: Leaving::Disabled, end_sessions: false };
+    let left = PersonReport { done: vec![locked], ..person(5, State::Disabled) };
+    let idle = [person(4, State::InStep), person(6, State::Disabled), person(7, State::Held)];
+    monitor.metrics.run(&report([vec![created, failed, put_off, left], idle.into()].concat()));
     monitor.metrics.run(&RunReport { pass: Pass::Full, ..report(Vec::new()) });
     let seen = metrics(&monitor).await;
     for (name, value) in [
@@ -102,11 +106,14 @@ async fn a_run_is_counted_with_what_became_of_whom() {
         ("actions_total{kind=\"create\",result=\"done\"}", 1.0),
         ("actions_total{kind=\"update\",result=\"failed\"}", 1.0),
         ("actions_total{kind=\"adopt\",result=\"put_off\"}", 1.0),
+        ("actions_total{kind=\"off_board\",result=\"done\"}", 1.0),
         ("changes_total{kind=\"created\"}", 1.0),
+        ("changes_total{kind=\"locked\"}", 1.0),
+        ("changes_total{kind=\"stranger_sessions\"}", 0.0),
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    assert_eq!(seen.keys().filter(|name| name.starts_with("actions_total")).count(), 3, "{seen:#?}");
+    assert_eq!(seen.keys().filter(|name| name.starts_with("actions_total")).count(), 4, "{seen:#?}");
 }
 
 #[tokio::test]
@@ -146,6 +153,18 @@ async fn what_is_looked_at_is_as_it_is_now() {
         ("people_failing", 1.0),
         ("failing_since_timestamp_seconds", ago(60 * 26).timestamp() as f64),
         ("groups_unfinished", 1.0),
+        ("hold_active", 1.0),
+        ("hold_since_timestamp_seconds", ago(50).timestamp() as f64),
+        ("held_steps{harm=\"lock_gone\"}", 31.0),
+        ("held_steps{harm=\"email\"}", 3.0),
+        ("held_steps{harm=\"deactivate\"}", 0.0),
+        ("leavers{why=\"gone\",stage=\"missed\"}", 1.0),
+        ("leavers{why=\"out_of_scope\",stage=\"missed\"}", 1.0),
+        ("leavers{why=\"gone\",stage=\"locked\"}", 1.0),
+        ("leavers{why=\"disabled\",stage=\"locked\"}", 1.0),
+        ("leavers{why=\"gone\",stage=\"deactivated\"}", 1.0),
+        ("leavers_who_are_admins", 1.0),
+        ("next_deactivation_timestamp_seconds", (ago(12 * 24 * 60) + chrono::TimeDelta::days(30)).timestamp() as f64),
         ("runs_waiting", 2.0),
         ("run_in_progress", 1.0),
         ("peer_usable{peer=\"defguard\"}", 0.0),

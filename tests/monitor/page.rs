@@ -4,7 +4,7 @@ use defguard_synapse_sync::serve::page::render;
 
 use crate::{
     Monitor,
-    overview::{calm, hostile, troubled, young},
+    overview::{calm, held, hostile, troubled, young},
 };
 
 #[tokio::test]
@@ -57,6 +57,9 @@ fn the_first_line_says_how_things_are() {
     let mut overview = troubled();
     (overview.health, overview.success_due) = (calm().health, calm().success_due);
     assert!(render(&overview, false).contains("<title>Somebody needs you – "));
+    let memory = overview.memory.as_mut().unwrap();
+    (memory.conflicts, memory.failing) = Default::default();
+    assert!(render(&overview, false).contains("<title>Somebody needs you – "));
 }
 
 #[test]
@@ -76,6 +79,46 @@ fn the_page_says_what_is_wrong_since_when_and_what_to_do() {
     ] {
         assert!(html.contains(shown), "{shown} in {html}");
     }
+}
+
+#[test]
+fn what_is_held_stands_there_with_the_command_that_approves_of_it() {
+    let html = render(&troubled(), false);
+    let digest = held().digest.unwrap();
+    for shown in [
+        "31 of 335 people are missing from the list",
+        "<strong>31 accounts</strong> would be locked because their owners are gone:",
+        "#118, #119 and 11 more",
+        "<strong>3 accounts</strong> would lose an e-mail address:",
+        &format!("<code>defguard-synapse-sync approve {digest}</code>"),
+        "50 min ago",
+    ] {
+        assert!(html.contains(shown), "{shown} in {html}");
+    }
+    let mut overview = troubled();
+    overview.memory.as_mut().unwrap().hold.as_mut().unwrap().digest = None;
+    let html = render(&overview, false);
+    assert!(html.contains("No approval lets this run") && !html.contains("approve "), "{html}");
+    assert!(!render(&calm(), false).contains("Held by the guard"));
+}
+
+#[test]
+fn those_on_the_way_out_have_their_countdown_the_soonest_first() {
+    let html = render(&troubled(), true);
+    let shown = [
+        "person-21 (#21)</strong>: out of scope; missed by 1 run of 2, locked by the next run that misses them",
+        "person-20 (#20)</strong>: gone from Defguard; missed by 1 run of 2, locked ",
+        "person-22 (#22)</strong>: gone from Defguard; locked, deactivated ",
+    ];
+    let places: Vec<usize> =
+        shown.iter().map(|text| html.find(text).unwrap_or_else(|| panic!("{text} in {html}"))).collect();
+    assert!(places.is_sorted(), "{html}");
+    for shown in ["in 22 min</time> at the earliest", "in 18 days</time>", "Locked by this service: 2. Deactivated by it: 1."] {
+        assert!(html.contains(shown), "{shown} in {html}");
+    }
+    // Whoever is disabled is locked and stays so.
+    assert!(!html.contains("person-23 (#23)"));
+    assert!(html.contains("Left, and still a server admin: 1 person") && html.contains("person-9 (#9)"), "{html}");
 }
 
 #[test]

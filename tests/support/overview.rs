@@ -2,12 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Applied, Backoff, Change, Completeness, Conflict, DefguardId, Failure, FailureClass, Link,
+        Applied, Away, Backoff, Change, Completeness, Conflict, Harm, Held, HeldStep, HoldReason, Leaving, Lifecycle, OffBoarding, OurDeactivation, OurLock, DefguardId, Failure, FailureClass, Link,
         MappedField, Mxid, Peer, RunId, RunRecord, ServerName, Standoff, Subject, Twins, Username,
     },
     engine::{PersonReport, RunReport},
@@ -44,6 +44,7 @@ pub fn young() -> Overview {
         waiting: 0,
         success_due: Some(now() + TimeDelta::minutes(10)),
         health: Health::default(),
+        off_boarding: OffBoarding { deactivate_after: Some(TimeDelta::days(30)), ..OffBoarding::default() },
         memory: Ok(Memory::default()),
         store_bytes: Some(512),
     }
@@ -61,6 +62,7 @@ pub fn calm() -> Overview {
             store: Use::Usable,
             last_success: Some(ago(2)),
             people: Some(people),
+            admin_leavers: BTreeMap::new(),
         },
         memory: Ok(Memory { links: (1..=333).map(link).collect(), runs, ..Memory::default() }),
         store_bytes: Some(3 << 20),
@@ -109,6 +111,24 @@ pub fn troubled() -> Overview {
         Backoff { failures: 7, until: now() + TimeDelta::minutes(40), since: ago(60 * 26), last: failing },
     )]);
     memory.unfinished = 1;
+    let mut life = |id, lifecycle| memory.links.get_mut(&DefguardId(id)).unwrap().lifecycle = lifecycle;
+    let away = |why, minutes| Away { why, since: ago(minutes), runs: 1, last_seen: Some(ago(minutes + 5)) };
+    let locked = |why, days| OurLock { why, at: ago(days * 24 * 60), sessions_due: false };
+    life(20, Lifecycle { away: Some(away(Leaving::Gone, 8)), ..Lifecycle::default() });
+    life(21, Lifecycle { away: Some(away(Leaving::OutOfScope, 45)), ..Lifecycle::default() });
+    life(22, Lifecycle { locked: Some(locked(Leaving::Gone, 12)), ..Lifecycle::default() });
+    life(23, Lifecycle { locked: Some(locked(Leaving::Disabled, 3)), ..Lifecycle::default() });
+    let deactivated = OurDeactivation { at: ago(60), threepids: BTreeSet::new(), restoring: false };
+    life(
+        24,
+        Lifecycle {
+            locked: Some(locked(Leaving::Gone, 31)),
+            deactivated: Some(deactivated),
+            ..Lifecycle::default()
+        },
+    );
+    memory.hold = Some(held());
+    overview.health.admin_leavers = BTreeMap::from([(DefguardId(9), Leaving::Disabled)]);
     overview.health.defguard = Use::Unusable { since: ago(17), failure: rejected() };
     overview.health.last_success = Some(ago(22));
     overview.success_due = Some(ago(12));
@@ -127,6 +147,23 @@ pub fn rejected() -> Failure {
     .mend("Check `defguard.username` and the password file.")
 }
 
+/// 31 people who would be locked, and three who would lose an address.
+pub fn held() -> Held {
+    let step = |id: i64, harm| HeldStep {
+        id: DefguardId(id),
+        mxid: mxid(&format!("person-{id}")),
+        harm,
+        target: String::new(),
+    };
+    let locks = (100..=130).map(|id| step(id, Harm::LockGone));
+    let steps: BTreeSet<HeldStep> = locks.chain((200..203).map(|id| step(id, Harm::Email))).collect();
+    let reason = HoldReason {
+        why: "31 of 335 people are missing from the list, more than 10 %".to_owned(),
+        mend: "see whether Defguard lost people; if they are really gone, approve with `approve`".to_owned(),
+    };
+    Held { digest: Some(Held::digest_of(&steps)), since: ago(50), reasons: vec![reason], steps }
+}
+
 /// Text that would be a program in a page that does not escape it.
 pub fn hostile() -> Overview {
     let mut overview = troubled();
@@ -143,6 +180,12 @@ pub fn hostile() -> Overview {
     for run in &mut memory.runs {
         run.summary = script.to_owned();
     }
+    let held = memory.hold.as_mut().unwrap();
+    held.reasons = vec![HoldReason { why: script.to_owned(), mend: script.to_owned() }];
+    held.digest = Some(script.to_owned());
+    for link in memory.links.values_mut() {
+        link.username = Username::new(script);
+    }
     overview
 }
 
@@ -154,6 +197,8 @@ fn link(id: i64) -> (DefguardId, Link) {
         subject: Some(Subject::new(name.clone())),
         mxid: mxid(&name),
         applied: Applied::default(),
+        lifecycle: Lifecycle::default(),
+        former: BTreeSet::new(),
     };
     (DefguardId(id), link)
 }
@@ -234,6 +279,7 @@ pub fn counted(metrics: &Metrics) {
         completeness: Some(Completeness::Complete),
         people: vec![person, failed],
         unknown: Vec::new(),
+        held: None,
         failure: None,
         interrupted: false,
     });

@@ -8,22 +8,22 @@ use prometheus_client::{
 };
 
 use super::{
-    labels::{Kind, PeerLabels, StateLabels, peer},
+    labels::{HarmLabels, Kind, LeaverLabels, PeerLabels, StateLabels, peer},
     seconds,
 };
 use crate::{
-    domain::FailureClass,
+    domain::{FailureClass, Harm, Leaving, Lifecycle},
     reconcile::State,
     serve::{
         health::{PEERS, Use},
-        overview::{Memory, Overview},
+        overview::{Memory, NextRung, Overview},
     },
 };
 
 type Float = Gauge<f64, AtomicU64>;
 
 /// The states that a person can be in, so that each has a line, also at nought.
-const STATES: [State; 11] = [
+const STATES: [State; 13] = [
     State::InStep,
     State::Create,
     State::Adopt,
@@ -32,6 +32,8 @@ const STATES: [State; 11] = [
     State::Conflict,
     State::Disabled,
     State::OutOfScope,
+    State::Gone,
+    State::Held,
     State::Withheld,
     State::Postponed,
     State::Failed,
@@ -56,6 +58,12 @@ pub(super) struct Gauges {
     failing_since: Float,
     unfinished: Gauge,
     store_bytes: Gauge,
+    holding: Gauge,
+    hold_since: Float,
+    held: Family<HarmLabels, Gauge>,
+    leavers: Family<LeaverLabels, Gauge>,
+    next_deactivation: Float,
+    admin_leavers: Gauge,
 }
 
 impl Gauges {
@@ -85,6 +93,36 @@ impl Gauges {
             "failing_since",
             "When the person who has been failing longest first failed; 0 if nobody fails",
             &gauges.failing_since,
+        );
+        timestamp(
+            "hold_since",
+            "Since when the guard has been holding without a break; 0 if it holds nothing",
+            &gauges.hold_since,
+        );
+        timestamp(
+            "next_deactivation",
+            "When the next account that we locked is due to be deactivated; 0 if none is",
+            &gauges.next_deactivation,
+        );
+        registry.register(
+            "hold_active",
+            "Whether the guard keeps something back until a person says yes: 1 or 0",
+            gauges.holding.clone(),
+        );
+        registry.register(
+            "held_steps",
+            "What the guard keeps back, by what would befall the account",
+            gauges.held.clone(),
+        );
+        registry.register(
+            "leavers",
+            "Linked people on the way out, by how they leave and how far they are: missed, locked, deactivated",
+            gauges.leavers.clone(),
+        );
+        registry.register(
+            "leavers_who_are_admins",
+            "Who left and is still a server admin, which is not off-boarded by itself",
+            gauges.admin_leavers.clone(),
         );
         registry.register("run_in_progress", "Whether a run is going on: 1 or 0", gauges.running.clone());
         registry.register("runs_waiting", "Runs that wait for their turn", gauges.waiting.clone());
@@ -152,8 +190,12 @@ impl Gauges {
         if let Some(bytes) = overview.store_bytes {
             self.store_bytes.set(bytes.try_into().unwrap_or(i64::MAX));
         }
+        self.admin_leavers.set(count(health.admin_leavers.len()));
         match &overview.memory {
-            Ok(memory) => self.set_memory(memory),
+            Ok(memory) => {
+                self.set_memory(memory);
+                self.set_ladder(memory, overview);
+            }
             Err(failure) => {
                 self.usable.get_or_create(&PeerLabels { peer: peer(failure.peer) }).set(0);
             }
@@ -175,6 +217,41 @@ impl Gauges {
         let since = memory.failing.values().map(|backoff| backoff.since).min();
         self.failing_since.set(since.map_or(0.0, seconds));
         self.unfinished.set(count(memory.unfinished));
+    }
+}
+
+impl Gauges {
+    fn set_ladder(&self, memory: &Memory, overview: &Overview) {
+        let hold = memory.hold.as_ref();
+        self.holding.set(hold.is_some().into());
+        self.hold_since.set(hold.map_or(0.0, |held| seconds(held.since)));
+        for harm in Harm::ALL {
+            let steps = hold.map_or(0, |held| held.steps.iter().filter(|step| step.harm == harm).count());
+            self.held.get_or_create(&HarmLabels { harm: harm.as_str() }).set(count(steps));
+        }
+        for why in Leaving::ALL {
+            for stage in ["missed", "locked", "deactivated"] {
+                let stands = memory.links.values().filter(|link| standing(&link.lifecycle) == Some((why, stage)));
+                let labels = LeaverLabels { why: why.as_str(), stage };
+                self.leavers.get_or_create(&labels).set(count(stands.count()));
+            }
+        }
+        let countdowns = memory.countdowns(&overview.off_boarding);
+        let next = countdowns.iter().find(|countdown| countdown.next == NextRung::Deactivate);
+        self.next_deactivation.set(next.map_or(0.0, |countdown| seconds(countdown.at)));
+    }
+}
+
+/// How somebody leaves and how far they are.
+fn standing(life: &Lifecycle) -> Option<(Leaving, &'static str)> {
+    let locked = life.locked.as_ref().map(|locked| locked.why);
+    let away = life.away.as_ref().map(|away| away.why);
+    if life.deactivated.is_some() {
+        Some((away.or(locked).unwrap_or(Leaving::Gone), "deactivated"))
+    } else if let Some(why) = locked {
+        Some((away.unwrap_or(why), "locked"))
+    } else {
+        away.map(|why| (why, "missed"))
     }
 }
 

@@ -59,6 +59,17 @@ pub(super) struct StateLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct HarmLabels {
+    pub(super) harm: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct LeaverLabels {
+    pub(super) why: &'static str,
+    pub(super) stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct WebhookLabels {
     pub(super) result: WebhookResult,
 }
@@ -100,6 +111,7 @@ pub(super) fn class(class: FailureClass) -> &'static str {
         FailureClass::Unauthorised => "unauthorised",
         FailureClass::Permanent => "permanent",
         FailureClass::Malformed => "malformed",
+        FailureClass::NeedsPerson => "needs_person",
     }
 }
 

@@ -7,6 +7,7 @@ mod gauges;
 mod labels;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -136,6 +137,8 @@ impl Metrics {
         for result in WebhookResult::ALL {
             drop(self.webhook.get_or_create(&WebhookLabels { result }));
         }
+        let alarm = Change::StrangerSessions { sessions: BTreeSet::new() };
+        drop(self.changes.get_or_create(&Kind { kind: alarm.kind() }));
         registry.register(
             "actions",
             "What was to be done for a person, by what became of it",
@@ -162,7 +165,7 @@ impl Metrics {
         let took = (report.ended - report.began).as_seconds_f64().max(0.0);
         self.run_seconds.get_or_create(&Kind { kind }).observe(took);
         for person in &report.people {
-            if let Some(kind) = action(person.state) {
+            if let Some(kind) = action(person) {
                 self.actions.get_or_create(&ActionLabels { kind, result: result(person) }).inc();
             }
             self.changes(&person.done);
@@ -240,17 +243,15 @@ fn outcome(exit_code: u8) -> &'static str {
     }
 }
 
-/// What is to be done for somebody in this state, if anything is.
-fn action(state: State) -> Option<&'static str> {
-    match state {
-        State::Create | State::Adopt | State::Relink | State::Update => Some(state.as_str()),
-        State::InStep
-        | State::Conflict
-        | State::Disabled
-        | State::OutOfScope
-        | State::Withheld
-        | State::Postponed
-        | State::Failed => None,
+/// What is to be done for somebody, if anything is.
+fn action(person: &PersonReport) -> Option<&'static str> {
+    let idle = person.steps.is_empty() && person.done.is_empty();
+    match person.state {
+        state @ (State::Create | State::Adopt | State::Relink | State::Update) => Some(state.as_str()),
+        State::Disabled | State::OutOfScope | State::Gone if !idle => Some("off_board"),
+        // Somebody can be in step or in conflict, and something is done for others of the group at their account.
+        State::InStep | State::Conflict if !idle => Some(State::Update.as_str()),
+        _ => None,
     }
 }
 

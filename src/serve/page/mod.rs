@@ -3,6 +3,7 @@
 //! Everything that is shown is escaped by the template language.
 
 mod chart;
+mod leavers;
 mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -50,13 +51,16 @@ impl Mood {
         let uses = PEERS.map(|peer| overview.health.of(peer));
         let overdue = overview.success_due.is_some_and(|due| due < overview.now);
         let unusable = uses.iter().any(|of| of.failure().is_some());
-        if !overview.working || overview.memory.is_err() || unusable || overdue {
+        let admins = !overview.health.admin_leavers.is_empty();
+        if !overview.working || overview.memory.is_err() || unusable || overdue || admins {
             return Self::Bad;
         }
         let trouble = overview
             .memory
             .as_ref()
-            .is_ok_and(|memory| !memory.conflicts.is_empty() || !memory.failing.is_empty());
+            .is_ok_and(|memory| {
+                memory.hold.is_some() || !memory.conflicts.is_empty() || !memory.failing.is_empty()
+            });
         if trouble {
             Self::Trouble
         } else if uses.iter().any(|of| **of == Use::Untried) {
@@ -112,8 +116,11 @@ pub fn render(overview: &Overview, names: bool) -> String {
                     (servers(overview, names))
                     @match &overview.memory {
                         Ok(memory) => {
+                            (leavers::admins(memory, overview, names))
+                            (leavers::held(memory, overview, names))
                             (conflicts(memory, overview, names))
                             (failing(memory, overview, names))
+                            (leavers::ladder(memory, overview, names))
                             (runs(memory, overview, names))
                         }
                         Err(failure) => section { h2 { "The store cannot be read" } (trouble(failure, names)) }
