@@ -236,8 +236,10 @@ mod tests {
     #[test]
     fn a_new_process_takes_the_last_success_from_the_store() {
         let people = BTreeMap::from([("in_step".to_owned(), 3)]);
-        let record = |id, exit_code| {
-            RunRecord { exit_code, people: people.clone(), ..report(id).record(RunId(id.into())) }
+        let record = |id, exit_code| RunRecord {
+            exit_code,
+            people: people.clone(),
+            ..report(id).record(RunId(id.into()))
         };
         // One that saw nobody, because the store is another's.
         let nobody = RunRecord { people: BTreeMap::new(), ..record(6, 4) };

@@ -6,9 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::health::Health;
 use crate::{
-    domain::{
-        Backoff, DefguardId, Failure, Held, Leaving, Link, OffBoarding, OnLeave, RunRecord, Standoff,
-    },
+    domain::{Backoff, DefguardId, Failure, Held, Leaving, Link, OffBoarding, OnLeave, RunRecord, Standoff},
     ports::Store,
     reconcile::Pass,
 };

@@ -177,3 +177,36 @@ async fn an_address_that_is_taken_ends_a_daemon_that_was_told_to_use_it() {
     assert!(ended.err.contains(&format!("listening on {address}")), "{}", ended.err);
     assert!(ended.err.contains("monitoring.listen"), "{}", ended.err);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_guard_holds_shows_with_the_command_that_lets_it_run() {
+    let ground = Ground::new("holding")
+        .await
+        .with("monitoring.listen", "\"127.0.0.1:0\"")
+        .with("guard.min_count", "1")
+        .with("guard.percent", "1");
+    let ids = ["a", "b", "c"].map(|who| ground.add(who));
+    let daemon = ground.start(&["run"]);
+    let watcher = Watcher::of(&daemon).await;
+    ground.program(&["sync"]).await.with_code(0);
+    assert_eq!(watcher.metrics().await["hold_active"], 0.0);
+    ids[..2].iter().for_each(|id| ground.defguard.set_active(*id, false));
+    ground.program(&["sync"]).await.with_code(4);
+    let metrics = watcher.metrics().await;
+    assert_eq!(metrics["hold_active"], 1.0, "{metrics:#?}");
+    assert_eq!(metrics["held_steps{harm=\"lock_disabled\"}"], 2.0, "{metrics:#?}");
+    assert_eq!(metrics["runs_total{kind=\"frequent\",outcome=\"held\"}"], 1.0);
+    assert_eq!(watcher.get("/health/ready").await.0, 200, "it works, and waits for a person");
+    let (_, page) = watcher.get("/").await;
+    assert!(page.contains(&format!("#{}, #{}", ids[0], ids[1])), "{page}");
+    let (_, command) = page.split_once("<pre><code>defguard-synapse-sync ").unwrap();
+    let command: Vec<&str> = command.split_once("</code>").unwrap().0.split(' ').collect();
+    ground.program(&command).await.with_code(0);
+    let metrics = watcher.metrics().await;
+    assert_eq!(metrics["hold_active"], 0.0, "{metrics:#?}");
+    assert_eq!(metrics["leavers{why=\"disabled\",stage=\"locked\"}"], 2.0, "{metrics:#?}");
+    assert_eq!(metrics["actions_total{kind=\"off_board\",result=\"done\"}"], 2.0, "{metrics:#?}");
+    assert!(watcher.get("/").await.1.contains("Locked by this service: 2."));
+    daemon.terminate();
+    daemon.ended().await.with_code(0);
+}

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use defguard_synapse_sync::{
-    domain::{Change, Completeness, DefguardId, Failure, FailureClass, Peer, RunId, Username},
+    domain::{Change, Completeness, DefguardId, Failure, FailureClass, Leaving, Peer, RunId, Username},
     engine::{PersonReport, RunReport},
     http::{Meter as _, TryResult},
     reconcile::{Pass, State},
@@ -164,7 +164,10 @@ async fn what_is_looked_at_is_as_it_is_now() {
         ("leavers{why=\"disabled\",stage=\"locked\"}", 1.0),
         ("leavers{why=\"gone\",stage=\"deactivated\"}", 1.0),
         ("leavers_who_are_admins", 1.0),
-        ("next_deactivation_timestamp_seconds", (ago(12 * 24 * 60) + chrono::TimeDelta::days(30)).timestamp() as f64),
+        (
+            "next_deactivation_timestamp_seconds",
+            (ago(12 * 24 * 60) + chrono::TimeDelta::days(30)).timestamp() as f64,
+        ),
         ("runs_waiting", 2.0),
         ("run_in_progress", 1.0),
         ("peer_usable{peer=\"defguard\"}", 0.0),

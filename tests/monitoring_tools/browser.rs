@@ -22,7 +22,7 @@ const PHONE: &str = r#"<!doctype html><body style="margin:0"><iframe id="f" styl
 <pre id="out"></pre><script>
 fetch("/").then(r => r.text()).then(html => {
   const f = document.getElementById("f");
-  f.width = 390; f.height = 2600;
+  f.width = 390; f.height = 4300;
   f.onload = () => {
     const d = f.contentDocument.documentElement;
     document.getElementById("out").textContent = "width " + d.scrollWidth + " of " + d.clientWidth;
@@ -97,7 +97,7 @@ async fn the_page_fits_a_phone() {
         let phone = Router::new().route("/phone", get(async || Html(PHONE)));
         let serving = Serving::of(overview, true, phone).await;
         let url = format!("{}/phone", serving.url);
-        picture(&url, name, &["--window-size=500,2700"]).await;
+        picture(&url, name, &["--window-size=500,4400"]).await;
         let home = tempfile::tempdir().unwrap();
         let (_, dom) = tool(chromium(home.path(), &["--dump-dom", &url])).await;
         assert!(dom.contains("width 390 of 390"), "{name}: {dom}");

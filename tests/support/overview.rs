@@ -2,13 +2,18 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Applied, Away, Backoff, Change, Completeness, Conflict, Harm, Held, HeldStep, HoldReason, Leaving, Lifecycle, OffBoarding, OurDeactivation, OurLock, DefguardId, Failure, FailureClass, Link,
-        MappedField, Mxid, Peer, RunId, RunRecord, ServerName, Standoff, Subject, Twins, Username,
+        Applied, Away, Backoff, Change, Completeness, Conflict, DefguardId, Failure, FailureClass, Harm,
+        Held, HeldStep, HoldReason, Leaving, Lifecycle, Link, MappedField, Mxid, OffBoarding,
+        OurDeactivation, OurLock, Peer, RunId, RunRecord, ServerName, Standoff, Subject, Twins, Username,
     },
     engine::{PersonReport, RunReport},
     http::{Meter as _, TryResult},
@@ -113,7 +118,7 @@ pub fn troubled() -> Overview {
     memory.unfinished = 1;
     let mut life = |id, lifecycle| memory.links.get_mut(&DefguardId(id)).unwrap().lifecycle = lifecycle;
     let away = |why, minutes| Away { why, since: ago(minutes), runs: 1, last_seen: Some(ago(minutes + 5)) };
-    let locked = |why, days| OurLock { why, at: ago(days * 24 * 60), sessions_due: false };
+    let locked = |why, days: i64| OurLock { why, at: ago(days * 24 * 60), sessions_due: false };
     life(20, Lifecycle { away: Some(away(Leaving::Gone, 8)), ..Lifecycle::default() });
     life(21, Lifecycle { away: Some(away(Leaving::OutOfScope, 45)), ..Lifecycle::default() });
     life(22, Lifecycle { locked: Some(locked(Leaving::Gone, 12)), ..Lifecycle::default() });

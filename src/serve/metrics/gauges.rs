@@ -231,7 +231,8 @@ impl Gauges {
         }
         for why in Leaving::ALL {
             for stage in ["missed", "locked", "deactivated"] {
-                let stands = memory.links.values().filter(|link| standing(&link.lifecycle) == Some((why, stage)));
+                let stands =
+                    memory.links.values().filter(|link| standing(&link.lifecycle) == Some((why, stage)));
                 let labels = LeaverLabels { why: why.as_str(), stage };
                 self.leavers.get_or_create(&labels).set(count(stands.count()));
             }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{
     PROGRAM, SHOWN_PEOPLE, more,
-    words::{Names, counted, moment, with_code},
+    words::{Names, counted, moment, span, with_code},
 };
 use crate::{
     domain::{DefguardId, Harm, Held, Username},
@@ -20,7 +20,7 @@ pub(super) fn held(memory: &Memory, overview: &Overview, names: Names) -> Markup
     html! {
         section {
             h2.warn { "Held by the guard" }
-            p.dim { "Not done, since " (moment(held.since, overview)) ", because:" }
+            p.dim { "Not done, for " (span(overview.now - held.since)) " by now, because:" }
             ul {
                 @for reason in &held.reasons {
                     li {

@@ -55,12 +55,9 @@ impl Mood {
         if !overview.working || overview.memory.is_err() || unusable || overdue || admins {
             return Self::Bad;
         }
-        let trouble = overview
-            .memory
-            .as_ref()
-            .is_ok_and(|memory| {
-                memory.hold.is_some() || !memory.conflicts.is_empty() || !memory.failing.is_empty()
-            });
+        let trouble = overview.memory.as_ref().is_ok_and(|memory| {
+            memory.hold.is_some() || !memory.conflicts.is_empty() || !memory.failing.is_empty()
+        });
         if trouble {
             Self::Trouble
         } else if uses.iter().any(|of| **of == Use::Untried) {
