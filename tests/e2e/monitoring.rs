@@ -206,6 +206,12 @@ async fn what_the_guard_holds_shows_with_the_command_that_lets_it_run() {
     assert_eq!(metrics["hold_active"], 0.0, "{metrics:#?}");
     assert_eq!(metrics["leavers{why=\"disabled\",stage=\"locked\"}"], 2.0, "{metrics:#?}");
     assert_eq!(metrics["actions_total{kind=\"off_board\",result=\"done\"}"], 2.0, "{metrics:#?}");
+    assert_eq!(sum(&metrics, "http_requests_total{peer=\"synapse\",endpoint=\"other\""), 0.0, "{metrics:#?}");
+    assert_eq!(
+        sum(&metrics, "http_requests_total{peer=\"defguard\",endpoint=\"other\""),
+        0.0,
+        "{metrics:#?}"
+    );
     assert!(watcher.get("/").await.1.contains("Locked by this service: 2."));
     daemon.terminate();
     daemon.ended().await.with_code(0);

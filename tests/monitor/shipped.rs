@@ -35,6 +35,25 @@ async fn every_metric_in_an_alert_or_on_the_dashboard_is_there() {
     }
 }
 
+#[tokio::test]
+async fn every_metric_is_explained_and_no_other() {
+    let first_column = Regex::new(r"(?m)^\| (`[^|]+) \|").unwrap();
+    let name = Regex::new("`([a-z_]+)`").unwrap();
+    let text = shipped("docs/metrics.md");
+    let explained: BTreeSet<String> = first_column
+        .captures_iter(&text)
+        .flat_map(|row| {
+            name.captures_iter(row.get(1).unwrap().as_str())
+                .map(|name| name[1].to_owned())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let parts = Regex::new("^defguard_synapse_sync_|_(bucket|sum|count)$").unwrap();
+    let there: BTreeSet<String> =
+        samples().await.iter().map(|name| parts.replace_all(name, "").into_owned()).collect();
+    assert_eq!(explained, there);
+}
+
 #[test]
 fn every_alert_has_a_test_in_which_it_comes_and_one_in_which_it_does_not() {
     let tests = shipped("config/prometheus/alerts_test.yml");
