@@ -12,6 +12,7 @@ mod everybody;
 mod faults;
 mod ground;
 mod killed;
+mod leaving;
 mod monitoring;
 mod names;
 mod process;
