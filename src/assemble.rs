@@ -31,6 +31,11 @@ impl Clock for SystemClock {
 
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    Ok(Arc::new(defguard(settings, clock)?))
+}
+
+/// The same, with what is no part of the port.
+pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -49,7 +54,7 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
         ..HttpOptions::default()
     };
-    Ok(Arc::new(Defguard::new(options, http, clock)?))
+    Defguard::new(options, http, clock)
 }
 
 /// The client for Synapse.

@@ -13,15 +13,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     command::{Answer, Command, DaemonStatus, execute},
+    config::WebhookSettings,
     domain::{Failure, FailureClass, Peer},
     engine::{
         Engine, Progress, RunReport, RunRequest,
-        queue::{Consumer, Queue, queue},
+        queue::{Consumer, Queue, Refused, queue},
     },
     ports::Clock,
     reconcile::Pass,
     schedule::Timetable,
-    serve::control::{Executor, Socket},
+    serve::{
+        control::{Executor, Socket},
+        webhook::{Deliveries, Hints, Webhook, Wish},
+    },
 };
 
 /// How many different wishes may wait for their turn.
@@ -38,6 +42,8 @@ pub struct Daemon {
     catch_up: bool,
     /// Draws the part of the jitter, 0 to 1.
     draw: fn() -> f64,
+    webhook: Option<WebhookSettings>,
+    deliveries: Arc<Deliveries>,
 }
 
 /// What the parts of the daemon share.
@@ -113,13 +119,34 @@ impl Daemon {
         catch_up: bool,
         draw: fn() -> f64,
     ) -> Self {
-        Self { engine: Arc::new(engine), clock, timetable, catch_up, draw }
+        Self {
+            engine: Arc::new(engine),
+            clock,
+            timetable,
+            catch_up,
+            draw,
+            webhook: None,
+            deliveries: Arc::default(),
+        }
+    }
+
+    /// The same that receives Defguard's webhook, too.
+    #[must_use]
+    pub fn with_webhook(mut self, webhook: Option<WebhookSettings>) -> Self {
+        self.webhook = webhook;
+        self
+    }
+
+    /// How many deliveries of the webhook there were, to be read while the daemon runs.
+    pub fn deliveries(&self) -> Arc<Deliveries> {
+        Arc::clone(&self.deliveries)
     }
 
     /// Runs until a signal (SIGTERM or SIGINT) asks for the end; then the people in hand are finished. A second signal
     /// ends the program at once.
     pub async fn run(self, socket: &Path) -> Result<(), Failure> {
         let socket = Socket::bind(socket).await?;
+        let webhook = self.bind_webhook().await?;
         let stop = self.engine.stop().clone();
         let signals = tokio::spawn(watch_signals(stop.clone())?);
         let (queue, consumer) = queue(WAITING_RUNS);
@@ -134,11 +161,19 @@ impl Daemon {
         let executor: Arc<dyn Executor> = Arc::clone(&shared) as Arc<dyn Executor>;
         let server = tokio::spawn(socket.serve(executor, stop.clone().cancelled_owned()));
         let worker = tokio::spawn(work(Arc::clone(&shared), consumer));
+        let webhook = webhook.map(|(webhook, hints)| {
+            [
+                tokio::spawn(webhook.serve(stop.clone().cancelled_owned())),
+                tokio::spawn(follow(hints, queue.clone())),
+            ]
+        });
         self.tick(&shared, &stop).await;
         queue.close();
         // The run under way ends after the people in hand, then its askers get their answers.
         let ended = worker.await;
         let _ = server.await;
+        // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
+        webhook.iter().flatten().for_each(tokio::task::JoinHandle::abort);
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -149,6 +184,15 @@ impl Daemon {
                 format!("the worker broke down: {error}"),
             )
         })
+    }
+
+    async fn bind_webhook(&self) -> Result<Option<(Webhook, Arc<Hints>)>, Failure> {
+        let Some(settings) = &self.webhook else { return Ok(None) };
+        let hints = Arc::new(Hints::new(settings.delay));
+        let deliveries = Arc::clone(&self.deliveries);
+        let webhook = Webhook::bind(settings.listen, &settings.token, Arc::clone(&hints), deliveries).await?;
+        tracing::info!(address = %settings.listen, "listening for Defguard's webhook");
+        Ok(Some((webhook, hints)))
     }
 
     /// Puts a run into the queue at each tick.
@@ -211,6 +255,22 @@ fn awaken(
     match (at - now).to_std() {
         Ok(left) if !left.is_zero() => Awakening::Early(left),
         _ => Awakening::Due(timetable.due(since, now).unwrap_or(planned)),
+    }
+}
+
+/// Has the people looked at whom Defguard's events name, in one run after the other; what is named meanwhile gathers.
+async fn follow(hints: Arc<Hints>, queue: Queue<RunRequest, Arc<RunReport>>) {
+    loop {
+        let request = match hints.next().await {
+            Wish::People(people) => RunRequest::hinted(people),
+            Wish::Everybody => RunRequest::everybody(Pass::Frequent),
+        };
+        match queue.submit(request) {
+            // What fails is found by the schedule.
+            Ok(submitted) => drop(submitted.result().await),
+            Err(Refused::Full) => hints.note_everybody(),
+            Err(Refused::Closed) => return,
+        }
     }
 }
 

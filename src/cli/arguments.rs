@@ -58,8 +58,27 @@ pub(super) enum Verb {
     /// {"localpart":…,"display_name":…,"emails":[…],"subject":…} or {"error":…}. The templates come from the config,
     /// or from --homeserver-config, or from the four template options, of which a missing one is Synapse's default.
     Render(Render),
+    /// Set up what belongs to the service in Defguard
+    #[command(subcommand)]
+    Setup(Setup),
     /// Check the config, both servers, our rights there, and the templates on every person
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Setup {
+    /// Register the webhook of the config in Defguard, if it is not there yet
+    Webhook(SetupWebhook),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetupWebhook {
+    /// Correct its token without asking, if it is registered with another one
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod page;
 mod render;
 mod run;
 mod session;
+mod setup;
 mod status;
 mod sync;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::{
-    arguments::{Arguments, Verb},
+    arguments::{Arguments, Setup, Verb},
     output::Exit,
 };
 
@@ -54,6 +55,7 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Status => status::status(global).await,
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
+        Verb::Setup(Setup::Webhook(verb)) => setup::webhook(global, verb).await,
         Verb::Check => check::check(global).await,
     }
 }

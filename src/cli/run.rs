@@ -19,7 +19,8 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
         .and_then(|store| assemble::engine(&settings, templates, store))
         .map_err(|failure| complain_failure(&failure))?;
     let daemon =
-        Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
+        Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw)
+            .with_webhook(settings.webhook.clone());
     match daemon.run(&settings.control.socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),

@@ -17,12 +17,14 @@ use crate::{
 
 pub(super) async fn sync(global: &Global, verb: &Sync) -> Result<Exit, Exit> {
     let pass = if verb.full { Pass::Full } else { Pass::Frequent };
-    go(global, RunRequest { pass, only: verb.people.iter().cloned().collect(), dry_run: verb.dry_run }).await
+    let only = verb.people.iter().cloned().collect();
+    go(global, RunRequest { only, dry_run: verb.dry_run, ..RunRequest::everybody(pass) }).await
 }
 
 pub(super) async fn plan(global: &Global, verb: &Plan) -> Result<Exit, Exit> {
     let pass = if verb.full { Pass::Full } else { Pass::Frequent };
-    go(global, RunRequest { pass, only: verb.people.iter().cloned().collect(), dry_run: true }).await
+    let only = verb.people.iter().cloned().collect();
+    go(global, RunRequest { only, dry_run: true, ..RunRequest::everybody(pass) }).await
 }
 
 async fn go(global: &Global, request: RunRequest) -> Result<Exit, Exit> {

@@ -20,8 +20,9 @@ use chrono::{DateTime, Utc};
 pub use environment::Environment;
 pub use finding::{Finding, Level, Place};
 pub use settings::{
-    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings, Pem,
-    ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings, TemplateText, TemplateTexts,
+    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings,
+    NoticeSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings,
+    TemplateText, TemplateTexts, WebhookSettings,
 };
 
 /// Reads and checks a config file. With the settings come the warnings; without them, every error and warning.

@@ -22,6 +22,8 @@ struct Found {
     seen: Gathered,
     /// The people whom the run was asked for by name.
     asked: BTreeSet<DefguardId>,
+    /// Whether it is about everybody.
+    everybody: bool,
     plan: Plan,
 }
 
@@ -85,11 +87,11 @@ impl Engine {
             report.interrupted = true;
             return Ok(());
         };
-        let Some(Found { seen, asked, mut plan }) = found? else { return Ok(()) };
-        if !request.only.is_empty() {
+        let Some(Found { seen, asked, everybody, mut plan }) = found? else { return Ok(()) };
+        if !everybody {
             plan.restrict(&asked);
         }
-        let concerned: BTreeSet<DefguardId> = if request.only.is_empty() {
+        let concerned: BTreeSet<DefguardId> = if everybody {
             plan.people.keys().copied().collect()
         } else {
             plan.groups.iter().flat_map(|group| group.people.iter().copied()).chain(asked).collect()
@@ -114,7 +116,14 @@ impl Engine {
         report.completeness = Some(seen.listing.completeness().clone());
         self.recover(&mut seen, request.dry_run).await?;
         let mut asked = BTreeSet::new();
+        let mut everybody = request.only.is_empty();
         for name in &request.only {
+            if request.or_everybody {
+                let (meant, clear) = seen.resolve_hint(name);
+                asked.extend(meant);
+                everybody |= !clear;
+                continue;
+            }
             match seen.resolve(name) {
                 Some(id) => {
                     asked.insert(id);
@@ -122,11 +131,11 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
-        if asked.is_empty() && !request.only.is_empty() {
+        if asked.is_empty() && !everybody {
             return Ok(None);
         }
         let plan = self.decide(&mut seen, request.pass, &asked).await?;
-        Ok(Some(Found { seen, asked, plan }))
+        Ok(Some(Found { seen, asked, everybody, plan }))
     }
 
     /// Keeps the conflicts in mind and drops the intents that are done with.

@@ -57,6 +57,8 @@ catch_up = false
 directory = "$HOME/state"
 [control]
 socket = "$HOME/control.sock"
+[webhook]
+[notices]
 "#;
 
 pub struct Ground {
@@ -292,9 +294,8 @@ impl Ground {
     /// A run for one person, whatever failed before.
     pub async fn sync_person(&self, id: i64) -> RunReport {
         self.ask(&RunRequest {
-            pass: Pass::Frequent,
             only: BTreeSet::from([format!("#{id}")]),
-            dry_run: false,
+            ..RunRequest::everybody(Pass::Frequent)
         })
         .await
     }
@@ -302,7 +303,7 @@ impl Ground {
     /// A run for everybody by name, so that those who failed lately are not put off.
     pub async fn sync_failed_too(&self) -> RunReport {
         let ids = self.defguard.state().people.rows().map(|row| format!("#{}", row.id)).collect();
-        let report = self.ask(&RunRequest { pass: Pass::Frequent, only: ids, dry_run: false }).await;
+        let report = self.ask(&RunRequest { only: ids, ..RunRequest::everybody(Pass::Frequent) }).await;
         assert_eq!(report.exit_code(), 0, "{report:#?}");
         report
     }

@@ -15,6 +15,7 @@ mod killed;
 mod names;
 mod process;
 mod profile;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;

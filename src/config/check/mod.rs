@@ -1,5 +1,6 @@
 //! From a document to [`Settings`]: every key is read, defaults are filled in, and what is wrong is collected.
 
+mod events;
 mod mapping;
 mod servers;
 
@@ -51,6 +52,8 @@ pub(super) fn settings(
     let schedule = schedule(document.table("schedule"), now);
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
+    let webhook = events::webhook(document.table("webhook"), env);
+    let notices = events::notices(document.table("notices"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -61,6 +64,8 @@ pub(super) fn settings(
         schedule: schedule?,
         state,
         control,
+        webhook: webhook?,
+        notices: notices?,
         log,
         _checked: Checked,
     })

@@ -5,6 +5,7 @@ mod caller;
 mod groups;
 mod misc;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -43,7 +44,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
             "/group/{id}",
             get(groups::find).post(groups::add_member).put(groups::put).delete(groups::delete),
         )
-        .route("/group/{id}/user/{username}", delete(groups::remove_member));
+        .route("/group/{id}/user/{username}", delete(groups::remove_member))
+        .route("/webhook", get(webhooks::list).post(webhooks::add))
+        .route("/webhook/{id}", put(webhooks::put).post(webhooks::switch).delete(webhooks::delete));
     Router::new()
         .nest("/api/v1", v1)
         // Any other GET gets the web page, any other method 405.
