@@ -88,8 +88,8 @@ async fn correct(
 ) -> Result<(), Exit> {
     if differences.contains(&Difference::Token) && !replace {
         complain(&format!("{} is registered in Defguard, but {}.", wanted.url, Difference::Token));
-        if !ask("Give it ours?") {
-            complain("nothing was changed\n  → --replace does it without asking");
+        if !ask("Give it ours?", "--replace") {
+            complain("nothing was changed");
             return Err(Exit::Failed);
         }
     }

@@ -131,6 +131,10 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
+        if everybody {
+            // Where somebody is asked for, nobody else is decided about.
+            asked.clear();
+        }
         if asked.is_empty() && !everybody {
             return Ok(None);
         }

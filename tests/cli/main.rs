@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod render;
 mod secrets;
+mod setup;
 mod socket;
 mod usage;
 mod verbs;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     ground::{Ground, accounts_of, set},
-    process::Process,
+    process::{PATIENCE, Process},
     support::{
         defguard::{Delivery, Fault},
         proxy::on,
@@ -50,16 +50,15 @@ impl Hooked {
     /// Waits for a write to somebody's account that was carried out.
     async fn written(&self, who: &str) {
         let mxid = self.ground.mxid(who);
-        self.ground
-            .proxy
-            .wait_until(|seen| {
-                seen.iter().any(|seen| {
-                    seen.method == Method::PUT
-                        && seen.target().ends_with(&mxid)
-                        && matches!(seen.status, Some(200 | 201))
-                })
+        let written = self.ground.proxy.wait_until(|seen| {
+            seen.iter().any(|seen| {
+                seen.method == Method::PUT
+                    && seen.target().ends_with(&mxid)
+                    && matches!(seen.status, Some(200 | 201))
             })
-            .await;
+        });
+        let waited = tokio::time::timeout(PATIENCE, written).await;
+        assert!(waited.is_ok(), "nothing was written to {mxid}:\n{}", self.daemon.log());
     }
 
     fn taken(&self, deliveries: &[Delivery]) {
@@ -196,9 +195,11 @@ async fn a_burst_becomes_few_runs_in_which_everybody_is_looked_at() {
     let hooked = Hooked::new(Ground::new("bursthook").await).await;
     let ground = &hooked.ground;
     let people: Vec<String> = (0..30).map(|n| format!("p{n}")).collect();
-    for who in &people {
-        ground.defguard.create_by_api(&ground.new_person(who)).await;
-    }
+    let created = people.iter().map(|who| async {
+        let person = ground.new_person(who);
+        ground.defguard.create_by_api(&person).await
+    });
+    futures_util::future::join_all(created).await;
     hooked.taken(&ground.defguard.delivered(30).await);
     for who in &people {
         hooked.written(who).await;
@@ -228,6 +229,7 @@ async fn a_deletion_names_nobody_for_sure_so_everybody_is_looked_at() {
         drop(commit);
     };
     tokio::join!(deleted, seen);
+    hooked.daemon.says_times("sync done", 2).await;
     hooked.written("bob").await;
     // Whoever has that name now is not taken for the one who had it.
     hooked.daemon.says_times("sync done", 2).await;

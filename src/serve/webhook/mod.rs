@@ -44,8 +44,8 @@ pub const PATH: &str = "/webhook/defguard";
 /// The largest body that is read, in bytes. Defguard's are a few hundred.
 pub const LARGEST_BODY: usize = 64 * 1024;
 
-/// More people than this, named in one delay, become one look at everybody.
-const MOST_PEOPLE: usize = 10;
+/// More people than this, waiting at once, become one look at everybody. It costs no more requests but for changes.
+const MOST_PEOPLE: usize = 5;
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(5);
