@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    domain::{Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, Peer},
+    domain::{
+        Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, OnLeave, Peer,
+    },
     engine::{Progress, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
 };
 use support::world::{
-    Event, Extra, Fault, Kind, LISTING, Policies, World, happen, login_id, marker, mxid, now, world,
+    Event, Extra, Fault, Kind, LISTING, NO_LIMITS, Policies, World, happen, login_id, marker, mxid, now,
+    world,
 };
 
 fn joins(username: &str) -> Event {
@@ -53,6 +56,10 @@ const IN_TURN: Policies = Policies {
     open_registration: false,
     create: CreateMode::EmptyFirst,
     concurrency: 1,
+    on_leave: OnLeave::Lock,
+    sessions_on_lock: None,
+    deactivate_after_days: None,
+    guard: NO_LIMITS,
 };
 
 #[test]
