@@ -11,7 +11,8 @@ use crate::{
     engine::{self, Engine, Mapper},
     http::HttpOptions,
     mapping::{Purpose, Scopes, TemplateSources, Templates},
-    ports::{Clock, Directory, Homeserver, Store},
+    notices::{self, MatrixRoom},
+    ports::{Clock, Directory, Homeserver, Noticeboard, Store},
     reconcile::Scope,
     schedule::Timetable,
     store::{Identity, Opened, SledStore},
@@ -215,6 +216,17 @@ fn engine_on(
         mapper(templates, &settings.defguard.scopes),
         options(settings),
     ))
+}
+
+/// Where notices go, if they are wished.
+pub fn noticeboard(settings: &Settings) -> Option<Arc<dyn Noticeboard>> {
+    let notices = settings.notices.as_ref()?;
+    Some(Arc::new(MatrixRoom::new(notices::Options {
+        url: settings.synapse.url.clone(),
+        token: settings.synapse.token.clone(),
+        ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        room: notices.room.clone(),
+    })))
 }
 
 /// When the daemon runs.

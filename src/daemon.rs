@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,8 @@ use crate::{
         Engine, Progress, RunReport, RunRequest,
         queue::{Consumer, Queue, Refused, queue},
     },
-    ports::Clock,
+    notices::{Notices, Sight, Source},
+    ports::{Clock, Noticeboard},
     reconcile::Pass,
     schedule::Timetable,
     serve::{
@@ -44,6 +45,8 @@ pub struct Daemon {
     draw: fn() -> f64,
     webhook: Option<WebhookSettings>,
     deliveries: Arc<Deliveries>,
+    /// Where people are told what to look at, and for how long Defguard has to be unusable before.
+    notices: Option<(Arc<dyn Noticeboard>, Duration)>,
 }
 
 /// What the parts of the daemon share.
@@ -53,6 +56,8 @@ struct Shared {
     started: DateTime<Utc>,
     next: Mutex<Option<(DateTime<Utc>, Pass)>>,
     watchers: Watchers,
+    /// The last run.
+    runs: tokio::sync::watch::Sender<Option<Arc<RunReport>>>,
 }
 
 /// Everybody who wants to know how far the run under way is.
@@ -127,6 +132,7 @@ impl Daemon {
             draw,
             webhook: None,
             deliveries: Arc::default(),
+            notices: None,
         }
     }
 
@@ -134,6 +140,13 @@ impl Daemon {
     #[must_use]
     pub fn with_webhook(mut self, webhook: Option<WebhookSettings>) -> Self {
         self.webhook = webhook;
+        self
+    }
+
+    /// The same that tells people, too, what to look at; of Defguard if it was unusable for so long.
+    #[must_use]
+    pub fn with_notices(mut self, board: Arc<dyn Noticeboard>, unusable_after: Duration) -> Self {
+        self.notices = Some((board, unusable_after));
         self
     }
 
@@ -156,7 +169,9 @@ impl Daemon {
             started: self.clock.now(),
             next: Mutex::new(None),
             watchers: Watchers::default(),
+            runs: tokio::sync::watch::Sender::default(),
         });
+        let announcer = self.announcer(&shared)?;
         tracing::info!("the daemon is up");
         let executor: Arc<dyn Executor> = Arc::clone(&shared) as Arc<dyn Executor>;
         let server = tokio::spawn(socket.serve(executor, stop.clone().cancelled_owned()));
@@ -173,7 +188,7 @@ impl Daemon {
         let ended = worker.await;
         let _ = server.await;
         // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
-        webhook.iter().flatten().for_each(tokio::task::JoinHandle::abort);
+        webhook.iter().flatten().chain(&announcer).for_each(tokio::task::JoinHandle::abort);
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -184,6 +199,15 @@ impl Daemon {
                 format!("the worker broke down: {error}"),
             )
         })
+    }
+
+    /// Begins to tell people what the runs find.
+    fn announcer(&self, shared: &Arc<Shared>) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
+        let Some((board, unusable_after)) = &self.notices else { return Ok(None) };
+        let unusable_after = TimeDelta::from_std(*unusable_after).unwrap_or(TimeDelta::MAX);
+        let notices = Notices::new(unusable_after, &self.engine.store().standoffs()?);
+        let (board, clock) = (Arc::clone(board), Arc::clone(&self.clock));
+        Ok(Some(tokio::spawn(announce(Arc::clone(shared), shared.runs.subscribe(), notices, board, clock))))
     }
 
     async fn bind_webhook(&self) -> Result<Option<(Webhook, Arc<Hints>)>, Failure> {
@@ -274,11 +298,47 @@ async fn follow(hints: Arc<Hints>, queue: Queue<RunRequest, Arc<RunReport>>) {
     }
 }
 
+/// Tells people what the runs find. Nothing of it can let a run fail; what could not be told is told later.
+async fn announce(
+    shared: Arc<Shared>,
+    mut runs: tokio::sync::watch::Receiver<Option<Arc<RunReport>>>,
+    mut notices: Notices,
+    board: Arc<dyn Noticeboard>,
+    clock: Arc<dyn Clock>,
+) {
+    let mut looks = tokio::time::interval(LONGEST_SLEEP);
+    loop {
+        tokio::select! {
+            changed = runs.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let report = runs.borrow_and_update().clone();
+                let store = shared.engine.store();
+                let (Some(report), Ok(standing), Ok(conflicts)) = (report, store.standing(), store.standoffs()) else {
+                    continue;
+                };
+                let sight = Sight { held: standing.hold, source: Source::of(&report), conflicts };
+                notices.observe(sight, clock.now());
+            }
+            _ = looks.tick() => {}
+        }
+        if let Some(notice) = notices.due(clock.now()) {
+            let posted = board.post(&notice.text, &notice.key).await;
+            if let Err(failure) = &posted {
+                tracing::warn!(%failure, mend = failure.mend.as_deref(), "a notice was not sent");
+            }
+            notices.tried(&notice, posted.is_ok(), clock.now());
+        }
+    }
+}
+
 /// Does the runs, one after the other.
 async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunReport>>) {
     while let Some(ticket) = consumer.next().await {
         let report = Arc::new(shared.engine.run(ticket.key(), &shared.watchers).await);
         log_run(&report);
+        shared.runs.send_replace(Some(Arc::clone(&report)));
         ticket.finish(report);
     }
 }
@@ -327,8 +387,6 @@ fn watch_signals(stop: CancellationToken) -> Result<impl Future<Output = ()> + S
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
     use crate::schedule::Cron;
 

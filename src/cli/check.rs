@@ -56,6 +56,7 @@ pub(super) async fn check(global: &Global) -> Result<Exit, Exit> {
     if let (Some((listing, scope)), Some(info)) = (people, info) {
         note_people(&mut items, &settings, &scope, &templates, &listing, &info);
     }
+    note_notices(&mut items, &settings).await;
     give(global, &items)?;
     let worst = items.iter().map(|item| item.level).max();
     Ok(if worst == Some(Level::Error) { Exit::Unusable } else { Exit::Done })
@@ -165,6 +166,17 @@ fn note_directory(
         scope.own_username = own;
     }
     Some((listing, scope))
+}
+
+/// Whether notices would arrive.
+async fn note_notices(items: &mut Vec<Item>, settings: &Settings) {
+    let (Some(board), Some(notices)) = (assemble::noticeboard(settings), &settings.notices) else { return };
+    items.push(match board.examine().await {
+        Ok(()) => Item::ok("notices", format!("can be sent to {}", notices.room)),
+        Err(failure) => {
+            Item { found: format!("{}: {}", failure.what, failure.why), ..Item::failure("notices", &failure) }
+        }
+    });
 }
 
 /// Where a template leaves a hole, where two people meet, and what a login would make of the fields that only
