@@ -78,7 +78,7 @@ fn what_is_held_is_said_once_with_the_command_that_lets_it_run() {
     - 2 accounts would be locked because their owners are gone
     - why: many; look
     See it with: defguard-synapse-sync plan
-    If it is right: defguard-synapse-sync approve 84a3303aaf34
+    If it is right: defguard-synapse-sync approve a9d48d305901
     ");
     assert_eq!(room.run(10, sight(&[1, 2])), None);
     // Other steps are other news, but the same matter.

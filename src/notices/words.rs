@@ -57,7 +57,7 @@ pub(super) fn conflicts(new: &[(&DefguardId, &Standoff)], all: usize) -> String 
     for (id, standoff) in new.iter().take(NAMED) {
         let kinds: Vec<String> =
             standoff.conflicts.iter().map(|conflict| conflict.kind().replace('_', " ")).collect();
-        text.push_str(&format!("\n- {id}: {}", kinds.join(", ")));
+        text.push_str(&format!("\n- #{id}: {}", kinds.join(", ")));
     }
     if new.len() > NAMED {
         text.push_str(&format!("\n- and {} more", new.len() - NAMED));
