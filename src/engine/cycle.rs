@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{DefguardId, Failure, Held, RunId, Standoff, Username},
     ports::{JournalFilter, Outcome},
-    reconcile::{ApprovedPlan, Pass, PersonPlan, Plan, State},
+    reconcile::{ApprovedPlan, Note, Pass, PersonPlan, Plan, State},
 };
 
 /// How many journal lines an explanation shows.
@@ -191,7 +191,9 @@ impl Engine {
             let before = seen.standoffs.get(id);
             let listed = seen.listing.people().get(id).map(|listed| &listed.username);
             let after = listed.and_then(|username| standoff(person, username, before, now));
+            let held = person.notes.iter().any(|note| matches!(note, Note::Held { .. }));
             let undecided = left_over.contains(id)
+                || held
                 || matches!(person.state, State::Failed | State::Postponed | State::Withheld);
             if undecided {
                 continue;
