@@ -325,8 +325,11 @@ async fn announce(
         }
         if let Some(notice) = notices.due(clock.now()) {
             let posted = board.post(&notice.text, &notice.key).await;
-            if let Err(failure) = &posted {
-                tracing::warn!(%failure, mend = failure.mend.as_deref(), "a notice was not sent");
+            match &posted {
+                Ok(()) => tracing::info!("a notice was sent"),
+                Err(failure) => {
+                    tracing::warn!(%failure, mend = failure.mend.as_deref(), "a notice was not sent");
+                }
             }
             notices.tried(&notice, posted.is_ok(), clock.now());
         }

@@ -64,8 +64,9 @@ impl Ground {
         let path = format!("rooms/{room}/messages?dir=f&limit=100");
         let events = self.call(&self.owner, Method::GET, &path, json!({})).await;
         let events = events["chunk"].as_array().unwrap().clone();
-        let mine =
-            events.iter().filter(|it| it["type"] == "m.room.message" && it["sender"] == self.service.mxid.as_str());
+        let mine = events
+            .iter()
+            .filter(|it| it["type"] == "m.room.message" && it["sender"] == self.service.mxid.as_str());
         mine.map(|it| it["content"]["body"].as_str().unwrap().to_owned()).collect()
     }
 

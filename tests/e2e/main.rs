@@ -15,6 +15,7 @@ mod guard;
 mod killed;
 mod leaving;
 mod names;
+mod notices;
 mod process;
 mod profile;
 mod webhook;
