@@ -408,7 +408,7 @@ async fn an_event_is_tried_once_and_redirects_are_followed_with_the_token() {
     let (end, mut arrived) = receiver(|| "".into_response()).await;
     for (status, method) in [(302, "GET"), (307, "POST")] {
         let to = end.clone();
-        let (url, _) = receiver(move || {
+        let (url, _events) = receiver(move || {
             (StatusCode::from_u16(status).unwrap(), [("location", to.clone())]).into_response()
         })
         .await;

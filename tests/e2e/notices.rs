@@ -37,6 +37,13 @@ impl Room {
     }
 }
 
+/// A daemon that can be asked.
+async fn up(ground: &Ground) -> Process {
+    let daemon = ground.start(&["run"]);
+    daemon.says("the daemon is up").await;
+    daemon
+}
+
 /// Waits until a message was sent.
 async fn sent(ground: &Ground, daemon: &Process) {
     let sent = ground.proxy.wait_until(|seen| {
@@ -51,7 +58,7 @@ async fn a_conflict_is_said_once_and_by_number() {
     let room = Room::new(&mut ground, json!({})).await;
     ground.put("alice", json!({})).await;
     let id = ground.add("alice");
-    let daemon = ground.start(&["run"]);
+    let daemon = up(&ground).await;
     ground.program(&["sync"]).await.with_code(0);
     sent(&ground, &daemon).await;
     let said = room.said(&ground).await;
@@ -62,7 +69,7 @@ async fn a_conflict_is_said_once_and_by_number() {
     daemon.terminate();
     daemon.ended().await.with_code(0);
     // Nor after a new start, though it lasts.
-    let daemon = ground.start(&["run"]);
+    let daemon = up(&ground).await;
     ground.program(&["sync"]).await.with_code(0);
     daemon.terminate();
     daemon.ended().await.with_code(0);
@@ -78,7 +85,7 @@ async fn what_the_guard_holds_is_said_with_the_command_that_approves_of_it() {
     }
     ground.sync().await;
     ground.set("templates.display_name_template", "\"{{ user.first_name }} {{ user.first_name }}\"");
-    let daemon = ground.start(&["run"]);
+    let daemon = up(&ground).await;
     let report = ground.program(&["sync", "--json"]).await.with_code(4).json();
     sent(&ground, &daemon).await;
     let said = room.said(&ground).await;
@@ -90,7 +97,7 @@ async fn what_the_guard_holds_is_said_with_the_command_that_approves_of_it() {
     daemon.ended().await.with_code(0);
     // The same hold after a new start is the same message.
     ground.proxy.clear();
-    let daemon = ground.start(&["run"]);
+    let daemon = up(&ground).await;
     ground.program(&["sync"]).await.with_code(4);
     sent(&ground, &daemon).await;
     assert_eq!(room.said(&ground).await, said);
@@ -106,7 +113,7 @@ async fn a_room_that_cannot_be_used_keeps_no_run_from_its_work() {
     ground.put("alice", json!({})).await;
     ground.add("alice");
     ground.add("bob");
-    let daemon = ground.start(&["run"]);
+    let daemon = up(&ground).await;
     ground.program(&["sync"]).await.with_code(0);
     assert!(ground.find_account("bob").await.is_some());
     daemon.says("a notice was not sent").await;
