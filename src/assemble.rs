@@ -5,7 +5,10 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts},
+    config::{
+        DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts,
+        homeserver_yaml::Facts,
+    },
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
@@ -35,7 +38,7 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
     Ok(Arc::new(defguard(settings, clock)?))
 }
 
-/// The same, with what is no part of the port.
+/// The same with all that can be asked of Defguard, beside the port.
 pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
@@ -63,7 +66,8 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
     Ok(Arc::new(synapse(settings)?))
 }
 
-fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+/// The same with all that can be asked of Synapse, for `check`.
+pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
@@ -109,9 +113,15 @@ pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
 }
 
 /// Makes the mapper that the engine uses.
-pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+pub fn mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
     let scopes = Scopes::new(scopes.iter().cloned());
     Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// The same for the claims of a login alone.
+fn login_mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map_as_login(person, &scopes, server))
 }
 
 /// Opens the store. `random` names it if it is new.
@@ -208,14 +218,17 @@ fn engine_on(
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Engine::new(
+    let templates = Arc::new(templates);
+    let engine = Engine::new(
         directory(settings, Arc::clone(&clock))?,
         homeserver,
         store,
         clock,
-        mapper(templates, &settings.defguard.scopes),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
+    Ok(engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes)))
 }
 
 /// Where notices go, if they are wished.

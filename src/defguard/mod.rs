@@ -2,6 +2,8 @@
 //! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
 mod explain;
+mod openid;
+mod probe;
 mod session;
 pub mod webhooks;
 mod wire;
@@ -11,12 +13,16 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::{
-    Method, StatusCode,
+    Client, RequestBuilder, StatusCode,
     header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use url::Url;
+
+pub use self::{
+    openid::{App, AppData, Discovery},
+    probe::Licence,
+};
 
 use self::{
     explain::{Asked, Proof, defguard_message, refuse_old_version, unanswered},
@@ -178,41 +184,26 @@ impl Defguard {
         let read = &read;
         self.http
             .repeated(|| async move {
-                let answer = self.once(asked, Method::GET, url, None).await?;
+                let answer = self.get_once(asked, url).await?;
                 refuse_old_version(&asked, &answer)?;
                 read(&answer)
             })
             .await
     }
 
-    /// Writes one time; an answer of whatever status.
-    async fn write(
-        &self,
-        asked: Asked<'_>,
-        method: Method,
-        url: &Url,
-        body: &Value,
-    ) -> Result<Answer, Failure> {
-        let answer = self.once(asked, method, url, Some(body)).await?;
-        refuse_old_version(&asked, &answer)?;
-        Ok(answer)
+    async fn get_once(&self, asked: Asked<'_>, url: &Url) -> Result<Answer, Failure> {
+        self.once(asked, |client| client.get(url.clone())).await
     }
 
-    /// One answer of whatever status. A session that Defguard no longer knows is renewed once; nothing was done then.
+    /// One answer of whatever status to a request with our credentials. A session that Defguard no longer knows is
+    /// renewed once; the request it refused had no effect.
     async fn once(
         &self,
         asked: Asked<'_>,
-        method: Method,
-        url: &Url,
-        body: Option<&Value>,
+        request: impl Fn(&Client) -> RequestBuilder,
     ) -> Result<Answer, Failure> {
         let send = |name: HeaderName, value: &HeaderValue| {
-            let request = self.http.client().request(method.clone(), url.clone()).header(name, value.clone());
-            let request = match body {
-                Some(body) => request.json(body),
-                None => request,
-            };
-            async move { self.http.once(asked.what, request).await.map_err(unanswered) }
+            self.send(asked, request(self.http.client()).header(name, value.clone()))
         };
         let session = match &self.credentials {
             Credentials::Token(token) => return send(AUTHORIZATION, token).await,
@@ -228,6 +219,10 @@ impl Defguard {
             session.useless(&pass, &asked.explain(&answer)).await;
         }
         Ok(answer)
+    }
+
+    async fn send(&self, asked: Asked<'_>, request: RequestBuilder) -> Result<Answer, Failure> {
+        self.http.once(asked.what, request).await.map_err(unanswered)
     }
 
     async fn page(&self, number: u64) -> Result<PlacedPage, Failure> {

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{Defguard, endpoint, explain::Asked, wire::ShapeError};
+use super::{
+    Defguard, endpoint,
+    explain::{Asked, refuse_old_version},
+    wire::ShapeError,
+};
 use crate::{
     domain::{Failure, FailureClass},
     http::Answer,
@@ -110,7 +113,8 @@ impl Defguard {
     pub async fn add_webhook(&self, url: &Url, token: &SecretString) -> Result<(), Failure> {
         let asked = self.asked("registering the webhook", None);
         let body = body(url.as_str(), "defguard-synapse-sync", token, false);
-        let answer = self.write(asked, Method::POST, &endpoint(&self.url, &["webhook"]), &body).await?;
+        let url = endpoint(&self.url, &["webhook"]);
+        let answer = self.once(asked, |client| client.post(url.clone()).json(&body)).await?;
         done(&asked, &answer)
     }
 
@@ -120,7 +124,7 @@ impl Defguard {
         let asked = self.asked("changing the webhook", None);
         let body = body(&now.url, &now.description, token, now.on_hwkey_provision);
         let url = endpoint(&self.url, &["webhook", &now.id.to_string()]);
-        let answer = self.write(asked, Method::PUT, &url, &body).await?;
+        let answer = self.once(asked, |client| client.put(url.clone()).json(&body)).await?;
         done(&asked, &answer)
     }
 }
@@ -140,6 +144,7 @@ fn body(url: &str, description: &str, token: &SecretString, on_hwkey_provision: 
 
 /// Defguard says 400 and 404 without a word.
 fn done(asked: &Asked<'_>, answer: &Answer) -> Result<(), Failure> {
+    refuse_old_version(asked, answer)?;
     match answer.status.as_u16() {
         400 => Err(asked
             .failure(FailureClass::Permanent, "status 400: Defguard does not take it")

@@ -1,16 +1,17 @@
-//! `setup`: what belongs to the service in Defguard.
+//! `setup webhook`: Defguard's webhook, as the config of this service says.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{
-    arguments::{Global, SetupWebhook},
-    output::{Exit, ask, complain, complain_failure, say, say_json},
-    session,
-};
+use super::arguments::Webhook as Verb;
 use crate::{
     assemble::{self, SystemClock},
+    cli::{
+        arguments::Global,
+        output::{Exit, ask, complain, complain_failure, say, say_json},
+        session,
+    },
     config::WebhookSettings,
     defguard::{
         Defguard,
@@ -37,7 +38,7 @@ enum Outcome {
 }
 
 /// Registers the webhook, or corrects it.
-pub(super) async fn webhook(global: &Global, verb: &SetupWebhook) -> Result<Exit, Exit> {
+pub(super) async fn webhook(global: &Global, verb: &Verb) -> Result<Exit, Exit> {
     let (settings, _) = session::load(&global.config)?;
     session::log(&settings, false);
     let Some(wanted) = &settings.webhook else {
