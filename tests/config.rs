@@ -33,7 +33,7 @@ struct Ground {
 impl Ground {
     fn new() -> Self {
         let ground = Self { root: TempDir::new().unwrap() };
-        for name in ["defguard-password", "defguard-token", "synapse-token"] {
+        for name in ["defguard-password", "defguard-token", "synapse-token", "webhook-token"] {
             ground.secret(name, &format!("{MARK}-{name}\n"));
         }
         ground.secret("defguard-totp-secret", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n");
