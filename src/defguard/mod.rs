@@ -6,6 +6,7 @@ mod explain;
 mod openid;
 mod probe;
 mod session;
+pub mod webhooks;
 mod wire;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};

@@ -15,6 +15,10 @@ pub(in crate::cli) enum Setup {
     ///
     /// Needs the registration shared secret, which is taken from the homeserver's config.
     Synapse(Box<SynapseAdmin>),
+    /// Register the webhook of this service's config in Defguard
+    ///
+    /// Looks for it first, and says so if it is there; switches it on if it is off.
+    Webhook(Webhook),
 }
 
 /// How far a command goes.
@@ -118,6 +122,16 @@ pub(in crate::cli) struct Oidc {
     /// The file with the access token that `setup synapse` writes [default: synapse-token beside the config]
     #[arg(long, value_name = "FILE", help_heading = "This service")]
     pub(super) synapse_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Webhook {
+    /// Correct its token without asking, if it is registered with another one
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod oidc;
 mod questions;
 mod service_config;
 mod synapse;
+mod webhook;
 mod wishes;
 
 use super::{
@@ -24,12 +25,13 @@ pub(super) async fn setup(global: &Global, verb: &Setup) -> Result<Exit, Exit> {
     match verb {
         Setup::Oidc(verb) => oidc::oidc(global, verb).await,
         Setup::Synapse(verb) => synapse::synapse(global, verb).await,
+        Setup::Webhook(verb) => webhook::webhook(global, verb).await,
     }
 }
 
 /// Asks whether to go on; `yes` was the answer already.
 fn confirm(yes: bool) -> Result<(), Exit> {
-    if yes || ask("Do it?") {
+    if yes || ask("Do it?", "--yes") {
         return Ok(());
     }
     complain("nothing was changed");
