@@ -8,6 +8,7 @@ use super::{
     Engine, RunRequest,
     apply::Applied,
     gather::{Gathered, MOST_ROUNDS, NOTHING_HELD, no_end},
+    trust::Doubt,
 };
 use crate::{
     domain::{DefguardId, Failure, Harm, Held, HeldStep, HoldReason, Leaving},
@@ -34,7 +35,8 @@ impl Engine {
         afresh: &BTreeSet<DefguardId>,
     ) -> Result<Guarded, Failure> {
         let whole = self.decide(seen, request.pass, afresh, &NOTHING_HELD).await?;
-        let doubt = self.doubt(seen, &whole, request.dry_run).await?.map(|doubt| doubt.reason());
+        seen.doubt = self.doubt(seen, &whole, request.dry_run).await?;
+        let doubt = seen.doubt.as_ref().map(Doubt::reason);
         let recent = self.recent(seen)?;
         let before = seen.standing.hold.clone();
         let accepted = seen.standing.accepted.clone();
@@ -76,7 +78,9 @@ impl Engine {
     /// To whom something was done within the last day, by runs that nobody had approved of.
     fn recent(&self, seen: &Gathered) -> Result<BTreeMap<Harm, BTreeSet<DefguardId>>, Failure> {
         let day = seen.now - WINDOW;
-        let since = seen.standing.approved_at.map_or(day, |approved| approved.max(day));
+        // An approval from the future was given while the clock was wrong.
+        let approved = seen.standing.approved_at.filter(|approved| *approved <= seen.now);
+        let since = approved.map_or(day, |approved| approved.max(day));
         let mut recent: BTreeMap<Harm, BTreeSet<DefguardId>> = BTreeMap::new();
         let filter = JournalFilter { since: Some(since), ..JournalFilter::default() };
         for entry in self.store.journal(&filter)? {

@@ -114,7 +114,7 @@ impl Guard<'_> {
             );
         }
         let allowed = self.limits.allowed(in_use(scene));
-        for harm in Harm::ALL.into_iter().filter(|harm| *harm != Harm::Migrate) {
+        for harm in Harm::ALL.into_iter().filter(|harm| harm.is_counted()) {
             let steps = of(&[harm]);
             if let Some((count, over)) = self.too_many(harm, &steps, allowed) {
                 hold(
@@ -219,6 +219,7 @@ fn mend(harm: Harm) -> &'static str {
         Harm::Email => "see whether addresses in Defguard and `email_template` are right",
         Harm::DisplayName => "see whether names in Defguard and `display_name_template` are right",
         Harm::Adopt => "see whether `on_conflict` is right",
+        Harm::EndSessions | Harm::Restore => "see with `explain` what was done to the account before",
     }
 }
 
@@ -285,7 +286,17 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
                     add(*id, mxid, harm, hex(text.as_bytes(), 8));
                 }
             }
-            Step::Create { .. } | Step::Ladder { .. } => {}
+            Step::Ladder { id, mxid, rung: Rung::Reactivate { .. } | Rung::Unlock(_) } => {
+                add(*id, mxid, Harm::Restore, String::new());
+            }
+            Step::Ladder { id, mxid, rung: Rung::EndSessions(_) } => {
+                // Those of an account that is locked in the same breath go with the lock.
+                let locks = |step: &Step| matches!(step, Step::Ladder { id: of, rung: Rung::Lock { .. }, .. } if of == id);
+                if !group.steps.iter().any(locks) {
+                    add(*id, mxid, Harm::EndSessions, String::new());
+                }
+            }
+            Step::Create { .. } => {}
         }
     }
     for (id, change) in &group.made {

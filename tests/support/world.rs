@@ -30,6 +30,8 @@ use globset::{Glob, GlobSet};
 use tokio::sync::Notify;
 
 pub const PROVIDER: &str = "oidc-Defguard";
+/// Our own account in Defguard.
+pub const OWN_ID: i64 = 1000;
 /// The place in the script of what befalls the first reading of the list of people in a run.
 pub const LISTING: usize = 0;
 /// The same for the second reading, which some runs do. Those after it count downwards.
@@ -486,6 +488,8 @@ impl World {
         };
         let world = Self { state: Arc::new(Mutex::new(state)), who: 0 };
         let own = account("sync", world.state().now);
+        // The list shows whoever asks for it.
+        world.state().people.insert(DefguardId(OWN_ID), person(OWN_ID, "sync"));
         world.state().accounts.insert(own.summary.mxid.clone(), own);
         world
     }
