@@ -452,7 +452,11 @@ impl Player {
         }
         if calm {
             let report = report.as_ref().unwrap();
-            nobody_fails_without_a_fault(report);
+            assert_eq!(report.failure, None);
+            // Beside another daemon everybody is put off.
+            if !doubt {
+                nobody_fails_without_a_fault(report);
+            }
             nobody_is_robbed(&before, &after);
             if let (Some(unapproved), Some(approved)) = (&unapproved, &approved) {
                 only_what_was_approved_of_is_done(&self.policies, &before, unapproved, &after, approved);
@@ -982,7 +986,11 @@ proptest! {
         now(async {
             let policies = Policies { on_leave: OnLeave::Ignore, ..story.policies };
             let mut player = Player::all(&policies, &story.rounds).await;
-            player.play(&Round::quiet(Pass::Frequent)).await;
+            let report = player.play(&Round::quiet(Pass::Frequent)).await.unwrap();
+            // What the guard holds is looked at in every run.
+            if report.held.is_some() {
+                return;
+            }
             player.world.state().single.clear();
             player.world.calm(&policies, Pass::Frequent).await;
             assert_eq!(player.world.state().single, Vec::<String>::new());

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     plan::{Note, Rung},
+    rules::Rules,
     view::{Stop, View},
 };
 use crate::domain::{
@@ -80,7 +81,7 @@ pub(super) fn leave(
         let at = ours.at;
         return Ok(fate.note(Note::DeactivatedByUs { at }));
     }
-    if let Some(protected) = protected(view, summary) {
+    if let Some(protected) = protected(scene.rules, summary) {
         fate.lifecycle.away = None;
         return Ok(fate.note(protected));
     }
@@ -123,8 +124,7 @@ fn by_others(life: &mut Lifecycle, summary: &AccountSummary) -> Option<Note> {
 }
 
 /// Why an account is never off-boarded, as far as the list of accounts shows it.
-fn protected(view: &View<'_>, summary: &AccountSummary) -> Option<Note> {
-    let rules = view.scene.rules;
+pub(super) fn protected(rules: &Rules, summary: &AccountSummary) -> Option<Note> {
     let because = |why: &str| Some(Note::Protected { why: why.to_owned() });
     if summary.mxid == rules.own {
         because("it is the account that this service itself uses")

@@ -1171,7 +1171,9 @@ impl State {
             }
             Event::Notifies(localpart) => {
                 let mxid = mxid(localpart);
-                let Some(account) = self.accounts.get(&mxid).filter(|it| !it.summary.deactivated) else {
+                let Some(account) =
+                    self.accounts.get(&mxid).filter(|it| !(it.summary.deactivated || it.summary.locked))
+                else {
                     return;
                 };
                 let address = account.threepids.iter().find(|threepid| threepid.medium == "email");
@@ -1203,9 +1205,19 @@ impl State {
         }
     }
 
+    /// Whether an interrupted creation of ours hangs just now: what somebody makes by hand in these very minutes cannot be
+    /// told from it.
+    fn is_just_being_made(&self, mxid: &Mxid) -> bool {
+        let mut intents = self.memories.iter().flat_map(|memory| memory.intents.values());
+        intents.any(|intent| {
+            let made = intent.creates.values().any(|made| made == mxid);
+            made && (self.synapse_now() - intent.begun).abs() < TimeDelta::minutes(20)
+        })
+    }
+
     fn hand_made(&mut self, localpart: &str, email: Option<&str>, kind: Kind) {
         let mxid = mxid(localpart);
-        if self.accounts.contains_key(&mxid) {
+        if self.accounts.contains_key(&mxid) || self.is_just_being_made(&mxid) {
             return;
         }
         let mut made = account(localpart, self.synapse_now());
