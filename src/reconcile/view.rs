@@ -200,7 +200,9 @@ impl<'a> View<'a> {
     /// Whether something can be taken off an account of `owner`: the same accounts on which their own draft works.
     fn can_be_written(&self, owner: DefguardId, account: &Account) -> bool {
         let theirs = account.owner(&self.scene.rules.instance) == Some(owner);
-        let in_use = !account.summary.deactivated || !self.is_wanted(owner);
+        let comes_back =
+            || self.scene.links.get(&owner).is_some_and(|link| link.lifecycle.deactivated.is_some());
+        let in_use = !account.summary.deactivated || !self.is_wanted(owner) || comes_back();
         in_use && (theirs || !account.is_marked())
     }
 
