@@ -276,6 +276,18 @@ async fn another_entry_is_replaced_only_when_told_to_and_the_old_one_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_everybody_can_read_is_closed_again() {
+    let machine = Machine::new().await;
+    machine.setup(&["--yes"]).await.ends_with(0);
+    let file = machine.path("synapse/defguard-client-secret");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let shown = machine.setup(&["--dry-run"]).await.ends_with(0);
+    assert!(shown.out.contains("let the right people read"), "{}", shown.out);
+    machine.setup(&["--yes"]).await.ends_with(0);
+    assert_eq!(machine.mode("synapse/defguard-client-secret"), 0o640);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_config_that_is_there_stays_as_it_is() {
     let machine = Machine::new().await;
     let mine = "[defguard]\nurl = \"https://defguard.example.com\"\n# mine\n[scope]\ninclude_groups = [\"matrix\"]\n";

@@ -21,10 +21,10 @@ use crate::{
     assemble::SystemClock,
     cli::{
         arguments::Global,
-        output::{Exit, complain, complain_failure, say, say_json},
+        output::{Exit, complain, complain_failure, complain_findings, say, say_json},
         page::{self, Page},
     },
-    config::{self, Environment, Place, homeserver, homeserver_yaml},
+    config::{self, Environment, Finding, Place, homeserver, homeserver_yaml},
     defguard::{self, App, AppData, Defguard, Discovery},
     domain::{Failure, FailureClass, Peer},
     http::HttpOptions,
@@ -223,18 +223,20 @@ impl<'a> Scene<'a> {
             self.verb.print,
         );
         let replace = self.verb.go.replace;
-        let step = |path: &Path, wanted: Option<&str>, replace| {
+        let reader = self.synapse_user()?;
+        let step = |path: &Path, wanted: Option<&str>, is_open: bool, replace| {
             let present = files::present(path).map_err(|why| {
                 complain(&format!("error: {why}"));
                 Exit::Failed
             })?;
             let present = present.as_ref().map(|text| text.expose_secret());
-            Ok(FileStep::of(present, wanted, replace))
+            Ok(FileStep::of(present, wanted, is_open, replace))
         };
         let entry = match entry {
             EntryStep::File(path, _) => {
                 let text = known.map(|app| self.entry(&app.client_id, &secret_file).file());
-                let step = step(&path, text.as_deref(), replace)?;
+                let is_open = files::is_open_to(&path, reader, FOR_THE_GROUP);
+                let step = step(&path, text.as_deref(), is_open, replace)?;
                 EntryStep::File(path, step)
             }
             print => print,
@@ -242,9 +244,14 @@ impl<'a> Scene<'a> {
         let secret = known.map(|app| app.client_secret.expose_secret());
         Ok(Plan {
             mind: self.mind(),
-            secret: step(&secret_file, secret, replace)?,
+            secret: step(
+                &secret_file,
+                secret,
+                files::is_open_to(&secret_file, reader, FOR_THE_GROUP),
+                replace,
+            )?,
             // Whatever else is in it is somebody's work.
-            config: step(self.config, Some(&service_config::text(wishes, &self.idp_id)), false)?,
+            config: step(self.config, Some(&service_config::text(wishes, &self.idp_id)), true, false)?,
             password_file: match &wishes.login {
                 DefguardLogin::Password { file, typed: true, .. } => Some(file.clone()),
                 _ => None,
@@ -364,21 +371,23 @@ impl<'a> Scene<'a> {
     /// Writes all files; each is whole or not there.
     fn write(&self, plan: &Plan, app: &App) -> Result<(), String> {
         let now = SystemClock.now();
-        let for_synapse = match self.synapse_user() {
-            Ok(user) => user.filter(|_| files::is_root()).map_or_else(Owner::default, Owner::readable_by),
-            Err(_) => Owner::default(),
-        };
+        let for_synapse = Owner::of_reader(self.synapse_user().ok().flatten());
         let for_service = service_owner();
         if let (Some(file), DefguardLogin::Password { password, .. }) =
             (&plan.password_file, &self.wishes.login)
         {
             files::write(file, password, FOR_THE_OWNER, for_service, now)?;
         }
-        if matches!(plan.secret, FileStep::Write | FileStep::Replace) {
-            files::write(&plan.secret_file, &app.client_secret, FOR_THE_GROUP, for_synapse, now)?;
-        }
-        if let EntryStep::File(path, FileStep::Write | FileStep::Replace) = &plan.entry {
-            files::write(path, &self.entry_text(plan).into(), FOR_THE_GROUP, for_synapse, now)?;
+        let put = |step: FileStep, path: &Path, text: &SecretString| match step {
+            FileStep::Write | FileStep::Replace => {
+                files::write(path, text, FOR_THE_GROUP, for_synapse, now).map(|_| ())
+            }
+            FileStep::Adjust => files::adjust(path, FOR_THE_GROUP, for_synapse),
+            FileStep::Keep | FileStep::Refuse => Ok(()),
+        };
+        put(plan.secret, &plan.secret_file, &app.client_secret)?;
+        if let EntryStep::File(path, step) = &plan.entry {
+            put(*step, path, &self.entry_text(plan).into())?;
         }
         if plan.config == FileStep::Write {
             let text = SecretString::from(service_config::text(self.wishes, &self.idp_id));
@@ -419,10 +428,16 @@ impl<'a> Scene<'a> {
             // An entry that is still to be put into a file is missing there.
             Err(_) if matches!(plan.entry, EntryStep::Print { .. }) => {}
             Err(findings) => {
-                complain(&format!("{} cannot be used yet:", self.config.display()));
-                for finding in findings {
-                    complain(&finding.to_string());
+                // What the next command makes is no news.
+                let to_come = !self.wishes.synapse_token_file.exists();
+                let left: Vec<Finding> = findings
+                    .into_iter()
+                    .filter(|finding| !(to_come && finding.at.key == "synapse.token_file"))
+                    .collect();
+                if left.iter().any(Finding::is_error) {
+                    complain(&format!("{} cannot be used yet:", self.config.display()));
                 }
+                complain_findings(&left);
             }
         }
         Ok(Exit::Done)
@@ -577,7 +592,7 @@ impl<'a> Scene<'a> {
 
 impl Plan {
     fn changes_something(&self) -> bool {
-        let writes = |step: FileStep| matches!(step, FileStep::Write | FileStep::Replace);
+        let writes = |step: FileStep| matches!(step, FileStep::Write | FileStep::Replace | FileStep::Adjust);
         !matches!(self.app, AppStep::Keep(_))
             || self.password_file.is_some()
             || writes(self.secret)
@@ -636,6 +651,8 @@ fn file_line(step: FileStep, path: &Path, what: &str, mode: u32, done: bool) -> 
         (FileStep::Replace, false) => {
             format!("replace {path} ({what}; mode {mode:04o}); the old one is kept beside it")
         }
+        (FileStep::Adjust, false) => format!("let the right people read {path} ({what}; mode {mode:04o})"),
+        (FileStep::Adjust, true) => format!("{path} is for the right people now ({what}; mode {mode:04o})"),
         (FileStep::Write | FileStep::Replace, true) => format!("{path} is written ({what}; mode {mode:04o})"),
         (FileStep::Refuse, _) => format!("{path} is there already and differs ({what})"),
     }
@@ -644,6 +661,7 @@ fn file_line(step: FileStep, path: &Path, what: &str, mode: u32, done: bool) -> 
 fn action(step: FileStep) -> &'static str {
     match step {
         FileStep::Keep => "keep",
+        FileStep::Adjust => "adjust",
         FileStep::Write => "write",
         FileStep::Replace => "replace",
         FileStep::Refuse => "refuse",
