@@ -1,6 +1,6 @@
 //! Defguard as an OpenID provider: what it says about itself, and its OpenID apps (`docs/facts/defguard.md` section 7).
 
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -140,11 +140,15 @@ impl Defguard {
         asked.expect_json(&answer)
     }
 
+    /// Sends a request as it is, one time; an answer of whatever status.
+    pub(super) async fn send(&self, asked: Asked<'_>, request: RequestBuilder) -> Result<Answer, Failure> {
+        self.http.once(asked.what, request).await.map_err(unanswered)
+    }
+
     async fn ask_anonymously<T: DeserializeOwned>(&self, asked: Asked<'_>, url: &Url) -> Result<T, Failure> {
         self.http
             .repeated(|| async move {
-                let request = self.http.client().get(url.clone());
-                let answer = self.http.once(asked.what, request).await.map_err(unanswered)?;
+                let answer = self.send(asked, self.http.client().get(url.clone())).await?;
                 refuse_old_version(&asked, &answer)?;
                 read(&asked, &answer)
             })

@@ -8,8 +8,10 @@ mod arguments;
 mod entry;
 mod files;
 mod oidc;
+mod plan;
 mod questions;
 mod service_config;
+mod show;
 mod synapse;
 mod wishes;
 
