@@ -7,6 +7,8 @@
 //! as far as the keys here go: `yes` and `no` are truth values, `<<` merges, and of two equal keys the last one wins.
 //! Nothing else of the files is kept, and no finding quotes them: they are full of secrets.
 
+mod facts;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -21,6 +23,8 @@ use super::{
     yaml::{self, Node, Yaml},
 };
 use crate::{domain::ServerName, mapping::TemplateSources};
+
+pub use facts::{Entry, Facts, Given, Site};
 
 /// The mapping provider whose answers this program can work out, under its two names
 /// (`synapse/config/oidc.py`, `DEFAULT_USER_MAPPING_PROVIDER` and `LEGACY_USER_MAPPING_PROVIDER`).
@@ -44,6 +48,8 @@ pub struct Provider {
     pub templates: TemplateTexts,
     /// The homeserver's `server_name`, if the files have one.
     pub server_name: Option<ServerName>,
+    /// What else is said about logins.
+    pub facts: Facts,
 }
 
 /// The auth provider under which Synapse keeps the external ids of an `idp_id`, `None` if it would refuse the id
@@ -253,14 +259,8 @@ impl EntryOf<'_> {
                 "Use A-Z, a-z, 0-9, '.', '_', '~', '-'.",
             )
         })?;
-        if self.flag("allow_existing_users") {
-            findings.push(self.at.warning(
-                "allow_existing_users is on: whoever gets Defguard to give them a claim that maps to the localpart of \
-                 an account logs in to that account, be it an admin's",
-                "Set it to false; accounts are linked before the first login, so that nobody needs it.",
-            ));
-        }
         Ok(Provider {
+            facts: facts::read(&self, merged),
             idp_id: self.idp_id.to_owned(),
             auth_provider,
             scopes: self.scopes(findings)?,
@@ -268,10 +268,6 @@ impl EntryOf<'_> {
             server_name: server_name(merged)?,
             at: self.at,
         })
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.node.value.get(key).is_some_and(|node| node.value.is_something())
     }
 
     /// The scopes whose claims are seen: all that are asked for, except that the user info endpoint, if Synapse asks

@@ -1,8 +1,10 @@
 //! The directory as Defguard 2.x serves it: with an API token or a login of its own, page by page, and with a sober
 //! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
+mod endpoint;
 mod explain;
 mod openid;
+mod probe;
 mod session;
 mod wire;
 
@@ -18,7 +20,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-pub use self::openid::{App, AppData, Discovery};
+pub use self::{
+    openid::{App, AppData, Discovery},
+    probe::Licence,
+};
 
 use self::{
     explain::{Asked, Proof, defguard_message, refuse_old_version, unanswered},
@@ -153,7 +158,7 @@ impl Defguard {
             }
         };
         Ok(Self {
-            http: Http::new(Peer::Defguard, http)?,
+            http: Http::new(Peer::Defguard, http, endpoint::name)?,
             url,
             credentials,
             page_workers: page_workers.max(1),

@@ -156,7 +156,7 @@ impl Defguard {
     }
 }
 
-fn read<T: DeserializeOwned>(asked: &Asked<'_>, answer: &Answer) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(asked: &Asked<'_>, answer: &Answer) -> Result<T, Failure> {
     asked.expect_json(answer)?;
     let value: Value =
         serde_json::from_slice(&answer.body).map_err(|_| asked.misshapen(&ShapeError::NotJson))?;

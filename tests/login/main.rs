@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod cases;
+mod forecast;
 mod from_nothing;
 mod house;
 mod setup_oidc;
