@@ -50,7 +50,11 @@ pub(super) struct Scene<'a> {
     pub(super) wishes: &'a Wishes,
     pub(super) discovery: &'a Discovery,
     pub(super) idp_id: String,
-    pub(super) localpart_template: String,
+    idp_name: String,
+    localpart_template: String,
+    display_name_template: String,
+    email_template: String,
+    provisioned_only: bool,
     pub(super) config: &'a Path,
 }
 
@@ -79,12 +83,37 @@ impl<'a> Scene<'a> {
                 "give --idp-id with A-Z, a-z, 0-9, '.', '_', '~' and '-' only",
             ));
         }
-        let localpart_template = verb
-            .localpart_template
-            .clone()
-            .or_else(|| present.and_then(|entry| entry.localpart_template.clone()))
-            .unwrap_or_else(|| entry::LOCALPART.to_owned());
-        Ok(Self { verb, wishes, discovery, idp_id, localpart_template, config })
+        // What was chosen before holds until something else is; of somebody else's entry only the names of new people do.
+        let file = entry_file(verb, wishes)?;
+        let ours = present.filter(|_| {
+            wishes.homeserver.providers_at.iter().all(|place| file.as_ref() == Some(&place.file))
+        });
+        let text = |given: &Option<String>, before: Option<&Option<String>>, default: &str| {
+            let before = before.and_then(Option::as_ref);
+            given.as_ref().or(before).map_or_else(|| default.to_owned(), Clone::clone)
+        };
+        Ok(Self {
+            idp_name: text(&verb.idp_name, ours.map(|entry| &entry.idp_name), "Defguard"),
+            localpart_template: text(
+                &verb.localpart_template,
+                present.map(|entry| &entry.localpart_template),
+                entry::LOCALPART,
+            ),
+            display_name_template: text(
+                &verb.display_name_template,
+                ours.map(|entry| &entry.display_name_template),
+                entry::DISPLAY_NAME,
+            ),
+            email_template: text(&verb.email_template, ours.map(|entry| &entry.email_template), entry::EMAIL),
+            provisioned_only: verb
+                .provisioned_only
+                .unwrap_or_else(|| present.is_some_and(|entry| entry.provisioned_only)),
+            verb,
+            wishes,
+            discovery,
+            idp_id,
+            config,
+        })
     }
 
     pub(super) fn plan(&self, apps: &[App]) -> Result<Plan, Exit> {
@@ -107,7 +136,7 @@ impl<'a> Scene<'a> {
         let entry = entry_place(
             &wishes.homeserver.providers_at,
             wishes.homeserver.providers.len(),
-            self.entry_file()?,
+            entry_file(self.verb, wishes)?,
             self.verb.print,
         );
         let replace = self.verb.go.replace;
@@ -154,14 +183,14 @@ impl<'a> Scene<'a> {
     fn entry<'b>(&'b self, client_id: &'b str, secret_file: &'b Path) -> Entry<'b> {
         Entry {
             idp_id: &self.idp_id,
-            idp_name: &self.verb.idp_name,
+            idp_name: &self.idp_name,
             discovery: self.discovery,
             client_id,
             client_secret_path: secret_file,
             localpart_template: &self.localpart_template,
-            display_name_template: &self.verb.display_name_template,
-            email_template: &self.verb.email_template,
-            provisioned_only: self.verb.provisioned_only,
+            display_name_template: &self.display_name_template,
+            email_template: &self.email_template,
+            provisioned_only: self.provisioned_only,
         }
     }
 
@@ -172,26 +201,6 @@ impl<'a> Scene<'a> {
             EntryStep::Print { list_exists: true, .. } => entry.item(),
             _ => entry.file(),
         }
-    }
-
-    /// Where the entry goes: what was given, if Synapse reads it there, else into the last directory that Synapse reads.
-    fn entry_file(&self) -> Result<Option<PathBuf>, Exit> {
-        let paths = &self.wishes.homeserver_config;
-        let Some(given) = &self.verb.entry_file else {
-            return Ok(homeserver::directory(paths).map(|directory| directory.join("defguard-oidc.yaml")));
-        };
-        let given = wishes::whole(given)?;
-        let read = paths.contains(&given)
-            || (given.extension().is_some_and(|end| end == "yaml")
-                && given.parent().is_some_and(|directory| paths.iter().any(|path| path == directory)));
-        if read {
-            return Ok(Some(given));
-        }
-        Err(refuse(
-            &format!("Synapse would not read {}", given.display()),
-            "it must end in .yaml and be in a directory that is given with --homeserver-config (and that Synapse gets \
-             with --config-path)",
-        ))
     }
 
     fn secret_file(&self) -> Result<PathBuf, Exit> {
@@ -284,6 +293,26 @@ impl Plan {
             )
         })
     }
+}
+
+/// Where the entry goes: what was given, if Synapse reads it there, else into the last directory that Synapse reads.
+fn entry_file(verb: &Oidc, wishes: &Wishes) -> Result<Option<PathBuf>, Exit> {
+    let paths = &wishes.homeserver_config;
+    let Some(given) = &verb.entry_file else {
+        return Ok(homeserver::directory(paths).map(|directory| directory.join("defguard-oidc.yaml")));
+    };
+    let given = wishes::whole(given)?;
+    let read = paths.contains(&given)
+        || (given.extension().is_some_and(|end| end == "yaml")
+            && given.parent().is_some_and(|directory| paths.iter().any(|path| path == directory)));
+    if read {
+        return Ok(Some(given));
+    }
+    Err(refuse(
+        &format!("Synapse would not read {}", given.display()),
+        "it must end in .yaml and be in a directory that is given with --homeserver-config (and that Synapse gets \
+         with --config-path)",
+    ))
 }
 
 /// Where the entry goes. A second file with `oidc_providers` would take the place of the whole list.
