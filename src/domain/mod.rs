@@ -31,5 +31,7 @@ pub use link::{Applied, Backoff, Change, Entry, Intent, Link, Move, RunId, RunRe
 pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
-pub use policy::{Certainty, CreateMode, FieldPolicy, GuardLimits, OffBoarding, OnConflict, OnLeave, SessionsOnLock};
-pub use standing::{ConfigPrint, ServiceRecord, Standing};
+pub use policy::{
+    Certainty, CreateMode, FieldPolicy, GuardLimits, OffBoarding, OnConflict, OnLeave, SessionsOnLock,
+};
+pub use standing::{ConfigPrint, ServiceRecord, Standing, Watched};
