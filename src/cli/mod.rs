@@ -4,9 +4,11 @@
 //! unusable.
 
 mod arguments;
+mod batch;
 mod check;
 mod check_machine;
 mod explain;
+mod forget;
 mod hand;
 mod journal;
 mod output;
@@ -14,6 +16,7 @@ mod page;
 mod render;
 mod run;
 mod session;
+mod state;
 mod status;
 mod sync;
 
@@ -22,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::{
-    arguments::{Arguments, Verb},
+    arguments::{Arguments, MigrateVerb, StateVerb, Verb},
     output::Exit,
 };
 
@@ -55,6 +58,16 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Unlink(verb) => hand::unlink(global, verb).await,
         Verb::Status => status::status(global).await,
         Verb::Journal(verb) => journal::journal(global, verb).await,
+        Verb::Revert(verb) => batch::revert(global, verb).await,
+        Verb::Forget(verb) => forget::forget(global, verb).await,
+        Verb::State(verb) => match &verb.verb {
+            StateVerb::Export(verb) => state::export(global, verb).await,
+            StateVerb::Import(verb) => state::import(global, verb),
+            StateVerb::Rebuild(verb) => state::rebuild(global, verb).await,
+        },
+        Verb::Migrate(verb) => match &verb.verb {
+            MigrateVerb::Finish(verb) => batch::finish(global, verb).await,
+        },
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check => check::check(global).await,
     }

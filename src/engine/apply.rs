@@ -76,7 +76,17 @@ impl Engine {
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
-        let groups = &plan.plan().groups;
+        self.work(seen, &plan.plan().groups, run, progress).await
+    }
+
+    /// The same for groups that somebody asked for by hand.
+    pub(super) async fn work(
+        &self,
+        seen: &Gathered,
+        groups: &[Group],
+        run: Option<RunId>,
+        progress: &dyn Progress,
+    ) -> Result<Applied, Failure> {
         // The failure after which no further groups are begun.
         let enough = OnceLock::new();
         let in_a_row = AtomicUsize::new(0);

@@ -4,13 +4,16 @@
 //! at; everything else it reads anew.
 
 mod apply;
+mod batch;
 mod by_hand;
 mod cycle;
 mod gather;
 mod guarded;
 mod ladder;
 mod leaving;
+mod memory;
 pub mod queue;
+mod rebuild;
 mod report;
 mod trust;
 mod write;
@@ -33,7 +36,10 @@ use crate::{
     reconcile::{Pass, Scope},
 };
 
+pub use batch::{BatchPerson, BatchReport};
 pub use by_hand::HandDone;
+pub use memory::Forgotten;
+pub use rebuild::{Contradiction, RebuildReport, Target};
 pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
 
 /// What the templates make of a person, on the homeserver of this name.

@@ -21,7 +21,8 @@ use defguard_synapse_sync::{
     },
     engine::{Engine, Options, RunReport, RunRequest},
     ports::{
-        Clock, Directory, Homeserver, HomeserverInfo, JournalFilter, Outcome, ServerPair, Store, Written,
+        Clock, Directory, Homeserver, HomeserverInfo, JournalFilter, Kept, Outcome, ServerPair, Snapshot,
+        Store, Written,
     },
     reconcile::{ByHand, Pass, Scope},
 };
@@ -208,6 +209,8 @@ pub struct State {
     pub standing: Standing,
     /// The id of the store, and what a copy of it was.
     pub store_id: String,
+    /// The auth provider of logins in the config, `oidc-<idp_id>`.
+    pub provider: String,
     /// Our own account data on the homeserver.
     pub record: Option<ServiceRecord>,
     /// The devices that are logged in to accounts.
@@ -314,6 +317,7 @@ impl World {
             standoffs: BTreeMap::new(),
             standing: Standing::default(),
             store_id: "first".to_owned(),
+            provider: PROVIDER.to_owned(),
             record: None,
             sessions: BTreeMap::new(),
             journal: Vec::new(),
@@ -354,9 +358,10 @@ impl World {
     /// A fresh engine on this world, as after a start of the process.
     pub fn engine(&self, policies: &Policies) -> Engine {
         self.state().open_registration = policies.open_registration;
+        let provider = self.state().provider.clone();
         let options = Options {
             defguard_url: "https://defguard.example.org/".to_owned(),
-            auth_provider: PROVIDER.to_owned(),
+            auth_provider: provider.clone(),
             instance: instance(),
             on_conflict: policies.on_conflict,
             display_name: policies.display_name,
@@ -380,7 +385,7 @@ impl World {
                 subject_template: String::new(),
                 display_name_template: String::new(),
                 email_template: String::new(),
-                auth_provider: PROVIDER.to_owned(),
+                auth_provider: provider,
             },
             holder: "here".to_owned(),
             lease: TimeDelta::minutes(15),
@@ -444,6 +449,22 @@ impl World {
         state.faults.clear();
         state.dead = false;
         done && !died
+    }
+
+    /// From now on calls are counted, and this goes wrong at them.
+    pub fn begin_script(&self, died: Arc<Notify>, faults: BTreeMap<usize, Fault>) {
+        let mut state = self.state();
+        state.died = died;
+        state.calls = 0;
+        state.dead = false;
+        state.faults = faults;
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn end_script(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.dead = false;
     }
 
     /// A run without faults for everybody.
@@ -1069,6 +1090,41 @@ impl Store for World {
         self.stored(|state| {
             state.journal.retain(|entry| entry.at >= before);
             state.runs.retain(|run| run.began >= before);
+        })
+    }
+
+    fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure> {
+        let kept = {
+            let state = self.state();
+            Kept {
+                lines: state.journal.iter().filter(|entry| entry.id == id).count(),
+                conflicts: state.standoffs.contains_key(&id),
+                failures: state.backoff.contains_key(&id),
+            }
+        };
+        if !dry_run {
+            self.stored(|state| {
+                state.journal.retain(|entry| entry.id != id);
+                state.standoffs.remove(&id);
+                state.backoff.remove(&id);
+            })?;
+        }
+        Ok(kept)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let state = self.state();
+        Ok(Snapshot {
+            store: state.store_id.clone(),
+            pair: None,
+            next_run: state.next_run,
+            standing: state.standing.clone(),
+            links: state.links.values().cloned().collect(),
+            intents: state.intents.values().cloned().collect(),
+            backoff: state.backoff.clone(),
+            standoffs: state.standoffs.clone(),
+            runs: state.runs.clone(),
+            journal: state.journal.clone(),
         })
     }
 }
