@@ -33,11 +33,14 @@ pub enum Harm {
     DisplayName,
     /// An account that was there before becomes somebody's.
     Adopt,
+    /// Our lock or our deactivation is taken back. It does harm only if it is not ours after all, so it is kept back only
+    /// while our memory cannot be trusted.
+    GiveBack,
 }
 
 impl Harm {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LockDisabled,
         Self::LockGone,
         Self::LockOutOfScope,
@@ -47,6 +50,7 @@ impl Harm {
         Self::Email,
         Self::DisplayName,
         Self::Adopt,
+        Self::GiveBack,
     ];
 
     /// The name for tables, logs and metrics.
@@ -61,6 +65,7 @@ impl Harm {
             Self::Email => "email",
             Self::DisplayName => "display_name",
             Self::Adopt => "adopt",
+            Self::GiveBack => "give_back",
         }
     }
 }
@@ -78,6 +83,7 @@ impl fmt::Display for Harm {
             Self::Email => "lose an e-mail address",
             Self::DisplayName => "get another display name",
             Self::Adopt => "become somebody's that were there before",
+            Self::GiveBack => "be unlocked or reactivated",
         })
     }
 }

@@ -120,7 +120,7 @@ fn not_wanted(view: &View<'_>, person: &Person) -> Option<Draft> {
 /// Somebody whom the config leaves alone by name, or whose enrolment has begun anew: they get back what we took.
 fn left_alone(view: &View<'_>, person: &Person, link: &Link) -> Fate {
     match view.scene.accounts.get(&link.mxid) {
-        Some(summary) if person.is_active && link.lifecycle.is_off_boarded() => stay(link, summary),
+        Some(summary) if person.is_active && link.lifecycle.is_off_boarded() => stay(view, link, summary),
         _ => Fate::of(Lifecycle { away: None, ..link.lifecycle.clone() }),
     }
 }
@@ -191,7 +191,7 @@ impl Linked<'_> {
         if summary.deactivated && self.link.lifecycle.deactivated.is_none() {
             return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
         }
-        let fate = stay(self.link, summary);
+        let fate = stay(self.view, self.link, summary);
         if fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
             // What else is due is seen once the account is in use again.
             return Ok(idle.fate(fate));
@@ -312,9 +312,11 @@ fn identify(
     let renamed = old.filter(|old| *old != subject);
     let stale = |id: &ExternalId| renamed.is_some_and(|old| old.as_str() == id.external_id) && *id != login;
     // Whoever was renamed meanwhile does not keep the old name under the old idp_id either: it can be somebody else's.
+    let same_template = view.scene.migration.is_some_and(|migration| migration.same_template);
     let known_as = view.scene.links.get(&draft.id).map(|link| &link.username);
-    let was_renamed =
-        known_as.zip(view.scene.people.get(&draft.id)).is_some_and(|(old, person)| *old != person.username);
+    let person = view.scene.people.get(&draft.id);
+    let was_renamed = (same_template && old.is_some_and(|old| old != subject))
+        || known_as.zip(person).is_some_and(|(old, person)| *old != person.username);
     let so_far = so_far.filter(|so_far| *so_far != login);
     let begun = so_far.clone().filter(|_| !was_renamed);
     let keeps = |id: &ExternalId| {

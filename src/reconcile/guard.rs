@@ -114,7 +114,8 @@ impl Guard<'_> {
             );
         }
         let allowed = self.limits.allowed(in_use(scene));
-        for harm in Harm::ALL.into_iter().filter(|harm| *harm != Harm::Migrate) {
+        let unlimited = |harm: &Harm| matches!(harm, Harm::Migrate | Harm::GiveBack);
+        for harm in Harm::ALL.into_iter().filter(|harm| !unlimited(harm)) {
             let steps = of(&[harm]);
             if let Some((count, over)) = self.too_many(harm, &steps, allowed) {
                 hold(
@@ -219,6 +220,7 @@ fn mend(harm: Harm) -> &'static str {
         Harm::Email => "see whether addresses in Defguard and `email_template` are right",
         Harm::DisplayName => "see whether names in Defguard and `display_name_template` are right",
         Harm::Adopt => "see whether `on_conflict` is right",
+        Harm::GiveBack => "see whose locks these are",
     }
 }
 
@@ -264,6 +266,9 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
             }
             Step::Ladder { id, mxid, rung: Rung::Deactivate(_) } => {
                 add(*id, mxid, Harm::Deactivate, String::new());
+            }
+            Step::Ladder { id, mxid, rung: Rung::Unlock(_) | Rung::Reactivate { .. } } => {
+                add(*id, mxid, Harm::GiveBack, String::new());
             }
             Step::Name { id, mxid, display_name } => {
                 add(*id, mxid, Harm::DisplayName, hex(display_name.as_bytes(), 8));

@@ -35,10 +35,14 @@ impl Fate {
 }
 
 /// Somebody with a link who is wanted: what we took away is given back, and only that.
-pub(super) fn stay(link: &Link, summary: &AccountSummary) -> Fate {
+pub(super) fn stay(view: &View<'_>, link: &Link, summary: &AccountSummary) -> Fate {
     let mut fate = Fate { lifecycle: link.lifecycle.clone(), ..Fate::default() };
     let life = &mut fate.lifecycle;
     life.away = None;
+    let harm = Harm::GiveBack;
+    if life.is_off_boarded() && view.is_held(link.id, harm) {
+        return fate.note(Note::Held { harm });
+    }
     if let Some(ours) = life.deactivated.take()
         && (summary.deactivated || ours.restoring)
     {
