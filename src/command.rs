@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
+    domain::{
+        Backoff, DefguardId, Entry, Failure, Held, Link, RunId, RunRecord, Standoff, Username, Watched,
+    },
     engine::{
-        BatchReport, Engine, Explanation, Forgotten, HandDone, Progress, RebuildReport, RunReport, RunRequest,
-        StepText,
+        BatchReport, Engine, Explanation, Forgotten, HandDone, Progress, RebuildReport, RunReport,
+        RunRequest, StepText,
     },
     ports::{JournalFilter, Snapshot},
     reconcile::{Batch, ByHand, Pass},
@@ -81,9 +83,9 @@ impl Command {
     pub fn only_looks(&self) -> bool {
         match self {
             Self::Sync(request) => request.dry_run,
-            Self::ByHand { confirmed, .. } | Self::Batch { confirmed, .. } | Self::Forget { confirmed, .. } => {
-                !confirmed
-            }
+            Self::ByHand { confirmed, .. }
+            | Self::Batch { confirmed, .. }
+            | Self::Forget { confirmed, .. } => !confirmed,
             Self::Rebuild { .. } => false,
             Self::Explain { .. } | Self::Export | Self::Status | Self::Journal { .. } => true,
         }
@@ -155,6 +157,12 @@ pub struct Status {
     pub failing: BTreeMap<DefguardId, Backoff>,
     /// How many groups of people an earlier run left unfinished.
     pub unfinished: usize,
+    /// What the guard holds.
+    pub hold: Option<Held>,
+    /// Why the links cannot be trusted until they are rebuilt.
+    pub lost: Option<String>,
+    /// What is left to people, of the last run.
+    pub watched: BTreeMap<DefguardId, Vec<Watched>>,
     /// The last runs, newest first.
     pub runs: Vec<RunRecord>,
 }
@@ -215,6 +223,7 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
 
 fn status(engine: &Engine) -> Result<Status, Failure> {
     let store = engine.store();
+    let standing = store.standing()?;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         daemon: None,
@@ -222,6 +231,9 @@ fn status(engine: &Engine) -> Result<Status, Failure> {
         conflicts: store.standoffs()?,
         failing: store.backoff()?,
         unfinished: store.intents()?.len(),
+        hold: standing.hold,
+        lost: standing.lost,
+        watched: standing.watched,
         runs: store.runs(SHOWN_RUNS)?,
     })
 }

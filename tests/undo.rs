@@ -41,8 +41,7 @@ async fn batch(world: &World, policies: &Policies, wish: &Batch) -> BatchReport 
 }
 
 async fn approve(world: &World, policies: &Policies, digest: &str) -> RunReport {
-    let request =
-        RunRequest { approve: Some(digest.to_owned()), ..RunRequest::everybody(Pass::Frequent) };
+    let request = RunRequest { approve: Some(digest.to_owned()), ..RunRequest::everybody(Pass::Frequent) };
     world.run(policies, &request, BTreeMap::new()).await.unwrap()
 }
 
@@ -84,8 +83,10 @@ fn last_run(world: &World) -> u64 {
 #[test]
 fn a_wrong_mass_lock_is_taken_back_and_has_to_be_proved_anew() {
     now(async {
-        let policies =
-            Policies { guard: GuardLimits { min_count: 1, percent: 0, max_count: 1, shrink_percent: 100 }, ..Policies::default() };
+        let policies = Policies {
+            guard: GuardLimits { min_count: 1, percent: 0, max_count: 1, shrink_percent: 100 },
+            ..Policies::default()
+        };
         let world = world(&[joins("ann"), joins("bob"), joins("cy"), joins("dee")]);
         let leave = Policies { guard: NO_LIMITS, ..policies };
         world.calm(&leave, Pass::Frequent).await;
@@ -123,18 +124,25 @@ fn a_lock_that_is_not_that_of_the_run_any_more_stays() {
         let policies = Policies::default();
         let world = world(&[joins("ann"), joins("bob"), joins("cy")]);
         world.calm(&policies, Pass::Frequent).await;
-        happen(&world, &[Event::Active(id(1), false), Event::Active(id(2), false), Event::Active(id(3), false)]);
+        happen(
+            &world,
+            &[Event::Active(id(1), false), Event::Active(id(2), false), Event::Active(id(3), false)],
+        );
         world.calm(&policies, Pass::Frequent).await;
         let run = last_run(&world);
         // Ann is unlocked and locked again by runs; Bob's lock is an admin's by now; Cy was unlocked by an admin.
         happen(&world, &[Event::Active(id(1), true), Event::Active(id(2), true)]);
         world.calm(&policies, Pass::Frequent).await;
-        happen(&world, &[
-            Event::Active(id(1), false),
-            Event::Locked("bob".to_owned(), true),
-            Event::Locked("cy".to_owned(), false),
-        ]);
-        let only = RunRequest { only: BTreeSet::from(["#1".to_owned()]), ..RunRequest::everybody(Pass::Frequent) };
+        happen(
+            &world,
+            &[
+                Event::Active(id(1), false),
+                Event::Locked("bob".to_owned(), true),
+                Event::Locked("cy".to_owned(), false),
+            ],
+        );
+        let only =
+            RunRequest { only: BTreeSet::from(["#1".to_owned()]), ..RunRequest::everybody(Pass::Frequent) };
         world.run(&policies, &only, BTreeMap::new()).await.unwrap();
         let report = batch(&world, &policies, &revert(run)).await;
         assert!(said(of(&report, 1)).contains(&format!("it is run {}", last_run(&world))), "{report:#?}");
@@ -154,12 +162,15 @@ fn names_and_addresses_are_put_back_and_stay_under_on_change() {
         let policies = Policies { email: FieldPolicy::OnChange, ..Policies::default() };
         let world = world(&[joins("ann"), joins("bob"), joins("cy")]);
         world.calm(&policies, Pass::Frequent).await;
-        happen(&world, &[
-            Event::Foreign("ann".to_owned(), Extra::Email(1)),
-            Event::NewName(id(1), "Wrong".to_owned()),
-            Event::NewEmail(id(1), "wrong@x.org".to_owned()),
-            Event::NewName(id(2), "Wrong too".to_owned()),
-        ]);
+        happen(
+            &world,
+            &[
+                Event::Foreign("ann".to_owned(), Extra::Email(1)),
+                Event::NewName(id(1), "Wrong".to_owned()),
+                Event::NewEmail(id(1), "wrong@x.org".to_owned()),
+                Event::NewName(id(2), "Wrong too".to_owned()),
+            ],
+        );
         world.calm(&policies, Pass::Frequent).await;
         let run = last_run(&world);
         assert_eq!(shown(&world, "ann").as_deref(), Some("Wrong"));
@@ -273,7 +284,10 @@ fn a_revert_that_is_cut_short_anywhere_can_be_begun_again() {
         for at in 1..60 {
             let world = world(&[joins("ann"), joins("bob"), joins("cy")]);
             world.calm(&policies, Pass::Frequent).await;
-            happen(&world, &[Event::Leaves(id(1)), Event::Active(id(2), false), Event::NewName(id(3), "X".to_owned())]);
+            happen(
+                &world,
+                &[Event::Leaves(id(1)), Event::Active(id(2), false), Event::NewName(id(3), "X".to_owned())],
+            );
             world.calm(&policies, Pass::Frequent).await;
             world.calm(&policies, Pass::Frequent).await;
             let last = last_run(&world);
@@ -467,7 +481,12 @@ fn while_another_daemon_holds_the_lease_the_links_are_found_again_only_by_force(
             let mut state = world.state();
             let record = state.record.clone().unwrap();
             let until = state.now + TimeDelta::minutes(10);
-            state.record = Some(ServiceRecord { holder: "there".to_owned(), store: "theirs".to_owned(), until, ..record });
+            state.record = Some(ServiceRecord {
+                holder: "there".to_owned(),
+                store: "theirs".to_owned(),
+                until,
+                ..record
+            });
         }
         let failure = rebuild(&world, false).await.unwrap_err();
         assert_eq!(failure.class, FailureClass::NeedsPerson);

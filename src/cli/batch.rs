@@ -115,7 +115,9 @@ fn show(wish: &Batch, report: &BatchReport, width: Option<usize>) -> String {
         (Batch::Revert { run, .. }, false) => format!("Of run {run}, {accounts} would be put back."),
         (Batch::Revert { run, .. }, true) => format!("Of run {run}, {accounts} were put back."),
         (Batch::FinishMigration, false) => format!("{accounts} would lose a former login."),
-        (Batch::FinishMigration, true) => format!("{accounts} lost a former login; the migration is finished."),
+        (Batch::FinishMigration, true) => {
+            format!("{accounts} lost a former login; the migration is finished.")
+        }
     };
     page.line("", &what);
     if report.interrupted {

@@ -57,7 +57,8 @@ fn show(forgotten: &Forgotten, width: Option<usize>) -> String {
     } else {
         format!("What would be forgotten about {name}:")
     });
-    let lines = if kept.lines == 1 { "1 journal line".to_owned() } else { format!("{} journal lines", kept.lines) };
+    let lines =
+        if kept.lines == 1 { "1 journal line".to_owned() } else { format!("{} journal lines", kept.lines) };
     page.line("  - ", &lines);
     if kept.conflicts {
         page.line("  - ", "the remembered conflicts, which the next sync finds again as long as they stand");

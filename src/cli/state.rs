@@ -25,7 +25,8 @@ use crate::{
 pub(super) async fn export(global: &Global, verb: &Export) -> Result<Exit, Exit> {
     let session = Session::open(global)?;
     let Answer::Export(snapshot) = session.answer(&Command::Export).await? else { return Err(unexpected()) };
-    let text = lines::write(&snapshot).map_err(|error| failed(&format!("it cannot be written down: {error}")))?;
+    let text =
+        lines::write(&snapshot).map_err(|error| failed(&format!("it cannot be written down: {error}")))?;
     let Some(file) = &verb.file else {
         say(&text);
         return Ok(Exit::Done);
@@ -59,7 +60,9 @@ pub(super) fn import(global: &Global, verb: &Import) -> Result<Exit, Exit> {
     };
     read.map_err(|error| failed(&format!("reading {from} failed: {error}")))?;
     let snapshot = lines::read(&text).map_err(|problem| {
-        failed(&format!("{from}, {problem}\n  → give a whole file that `state export` wrote; nothing was imported"))
+        failed(&format!(
+            "{from}, {problem}\n  → give a whole file that `state export` wrote; nothing was imported"
+        ))
     })?;
     session.import(&snapshot).map_err(|failure| complain_failure(&failure))?;
     tell(global, &snapshot, "Imported", &verb.file)?;

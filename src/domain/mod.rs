@@ -32,4 +32,4 @@ pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
 pub use policy::{CreateMode, FieldPolicy, GuardLimits, OffBoarding, OnConflict, OnLeave, SessionsOnLock};
-pub use standing::{ConfigPrint, ServiceRecord, Standing};
+pub use standing::{ConfigPrint, ServiceRecord, Standing, Watched};

@@ -227,9 +227,10 @@ fn leave_the_unclear(seen: &Gathered, plan: &mut BatchPlan) {
 
 fn digest(plan: &BatchPlan) -> String {
     let steps = plan.groups.iter().flat_map(|group| group.steps.iter().map(StepText::of));
-    let links = plan.groups.iter().flat_map(|group| {
-        group.links.iter().map(|(id, link)| StepText(format!("{id} {}", link.is_some())))
-    });
+    let links = plan
+        .groups
+        .iter()
+        .flat_map(|group| group.links.iter().map(|(id, link)| StepText(format!("{id} {}", link.is_some()))));
     let text: Vec<String> = steps.chain(links).map(|StepText(text)| text).collect();
     hex(text.join("\n").as_bytes(), 8)
 }

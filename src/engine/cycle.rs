@@ -116,7 +116,7 @@ impl Engine {
             report.interrupted = applied.interrupted;
             report.failure.clone_from(&applied.stopped);
             if everybody {
-                self.keep_standing(&mut seen, &applied, by_approval)?;
+                self.keep_standing(&mut seen, plan.plan(), &applied, by_approval)?;
             }
             Some(applied)
         };

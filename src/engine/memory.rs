@@ -42,8 +42,14 @@ impl Engine {
                 || intent.pending.iter().any(|entry| entry.id == id)
                 || intent.moves.iter().any(|moved| Some(&moved.from) == linked.as_ref())
         };
-        let mut forgotten =
-            Forgotten { id, username, kept: Kept::default(), linked: linked.clone(), done: false, refused: None };
+        let mut forgotten = Forgotten {
+            id,
+            username,
+            kept: Kept::default(),
+            linked: linked.clone(),
+            done: false,
+            refused: None,
+        };
         if self.store.intents()?.iter().any(concerns) {
             // What is unfinished is finished by what the journal says.
             let why = "an earlier run left something unfinished for them; run `sync` first";

@@ -13,8 +13,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Account, Change, DefguardId, Entry, Failure, FailureClass, Link, Lookup, Mxid, ServiceRecord,
-        Standing, Username,
+        Account, Change, DefguardId, Entry, Failure, FailureClass, Link, Lookup, Mxid, Standing, Username,
     },
     ports::Outcome,
     reconcile::{Found, find_link},
@@ -116,13 +115,16 @@ impl Engine {
             seen.standing.lost = Some("the links were not all found again".to_owned());
             self.store.set_standing(&seen.standing)?;
         }
+        // A store that was begun after the loss knows nothing but what was found since. One that worked here before, and
+        // was not the last to do so, calls things true that may be so no longer.
+        let is_old = !trusted && seen.standing.generation > 0 && record.is_some();
         let mut report = RebuildReport { accounts: seen.accounts.len(), ..RebuildReport::default() };
-        let accounts = self.read_all(&seen, &mut report, progress, trusted).await?;
+        let accounts = self.read_all(&seen, &mut report, progress, is_old).await?;
         if report.interrupted || report.failure.is_some() || !report.unreadable.is_empty() {
             report.trusted = false;
             return Ok(report);
         }
-        if !trusted {
+        if is_old {
             report.contradictions.extend(unmarked(&seen, &accounts, &report.contradictions));
         }
         if !trusted && !report.contradictions.is_empty() {
@@ -137,8 +139,7 @@ impl Engine {
         if !trusted {
             seen.standing.hold = None;
         }
-        let later = |record: &ServiceRecord| record.generation > seen.standing.generation;
-        if record.as_ref().filter(|record| record.store == self.store.id()).is_some_and(later) {
+        if is_old {
             // What an old copy calls unfinished was finished since, and taken further.
             let finished = seen.intents.iter().map(|intent| intent.group).collect();
             self.store.record(&Outcome { finished, ..Outcome::default() })?;
@@ -156,19 +157,19 @@ impl Engine {
         seen: &Gathered,
         report: &mut RebuildReport,
         progress: &dyn Progress,
-        trusted: bool,
+        is_old: bool,
     ) -> Result<BTreeMap<Mxid, Option<DefguardId>>, Failure> {
         let mut marked = BTreeMap::new();
         let linked_to: BTreeMap<Mxid, DefguardId> =
             seen.links.values().map(|link| (link.mxid.clone(), link.id)).collect();
-        let person = |id: DefguardId| {
-            (seen.listing.people().get(&id).cloned(), seen.mapped.get(&id).cloned())
-        };
+        let person =
+            |id: DefguardId| (seen.listing.people().get(&id).cloned(), seen.mapped.get(&id).cloned());
         let mut outcome = Outcome::default();
         let mut in_a_row = 0;
         let mut reads = stream::iter(seen.accounts.keys().cloned())
             .map(|mxid| async move {
-                let lookup = if self.stop.is_cancelled() { None } else { Some(self.homeserver.get(&mxid).await) };
+                let lookup =
+                    if self.stop.is_cancelled() { None } else { Some(self.homeserver.get(&mxid).await) };
                 (mxid, lookup)
             })
             .buffer_unordered(self.options.concurrency.max(1));
@@ -194,7 +195,7 @@ impl Engine {
             report.read += 1;
             progress.step(report.read, report.accounts);
             marked.insert(mxid, account.owner(&seen.rules.instance));
-            let found = find_link(&account, &seen.rules, &seen.links, &linked_to, person, trusted);
+            let found = find_link(&account, &seen.rules, &seen.links, &linked_to, person, !is_old);
             self.take_down(seen, &account, found, report, &mut outcome);
             if outcome.links.len() >= AT_ONCE {
                 self.store.record(&std::mem::take(&mut outcome))?;

@@ -277,7 +277,8 @@ fn identify(
 ) -> Result<(), Stop> {
     let rules = view.scene.rules;
     // Under a changed idp_id or subject_template, the login that the account carries so far.
-    let so_far = view.scene.migration.zip(old).map(|(migration, old)| ExternalId::login(&migration.from, old));
+    let so_far =
+        view.scene.migration.zip(old).map(|(migration, old)| ExternalId::login(&migration.from, old));
     let so_far = so_far.filter(|login| account.external_ids.contains(login));
     if let Some(link) = &mut draft.link {
         // What somebody else, or a run that was cut short, took off is not there any more. What a migration has not come

@@ -45,8 +45,7 @@ fn take_off(view: &View<'_>, id: DefguardId, link: &Link, plan: &mut BatchPlan) 
             plan.leave(id, what, format!("{mxid} carries the ownership marker of somebody else"));
             return Ok(());
         }
-        let present =
-            link.subject.as_ref().map(|subject| ExternalId::login(&rules.auth_provider, subject));
+        let present = link.subject.as_ref().map(|subject| ExternalId::login(&rules.auth_provider, subject));
         if present.as_ref().is_none_or(|login| !account.external_ids.contains(login)) {
             plan.leave(
                 id,

@@ -26,8 +26,8 @@ pub enum Found {
     },
 }
 
-/// Finds the link of one account. What is remembered is believed only if our memory is `trusted`; else the account is
-/// looked at as if nothing were known of it, and only a link that says something else is left alone.
+/// Finds the link of one account. A link that says the same is believed only if our memory is `trusted`, which an old copy
+/// is not; else the account is looked at as if nothing were known of it. A link that says something else is left alone.
 pub fn find_link(
     account: &Account,
     rules: &Rules,
@@ -91,8 +91,8 @@ fn subject(account: &Account, rules: &Rules, mapped: Option<&Mapped>) -> Option<
     let wanted = mapped.and_then(|mapped| mapped.subject.as_ref().ok());
     match logins.as_slice() {
         [only] => Some(Subject::new(only.external_id.as_str())),
-        several => wanted
-            .filter(|wanted| several.iter().any(|id| id.external_id == wanted.as_str()))
-            .cloned(),
+        several => {
+            wanted.filter(|wanted| several.iter().any(|id| id.external_id == wanted.as_str())).cloned()
+        }
     }
 }

@@ -40,7 +40,8 @@ impl Trace {
             Change::Locked { why, .. } => self.locked = Some(*why),
             Change::Unlocked { .. } => {
                 self.locked = None;
-                let why = "a lock is never put on by hand: the next sync locks whoever is not to use their account";
+                let why =
+                    "a lock is never put on by hand: the next sync locks whoever is not to use their account";
                 self.lost.push(("the unlock".to_owned(), why));
             }
             Change::DisplayName { before, after } => {
@@ -208,7 +209,8 @@ impl Back<'_> {
         } else if link.lifecycle.locked.is_none() {
             plan.leave(self.id, LOCK, "the account is locked by somebody else by now");
         } else if newest != Some(self.run) {
-            let later = newest.map_or_else(String::new, |run| format!("; it is run {run} that has to be reverted"));
+            let later =
+                newest.map_or_else(String::new, |run| format!("; it is run {run} that has to be reverted"));
             plan.leave(self.id, LOCK, format!("it was taken off and put on anew since{later}"));
         } else {
             draft.rungs.push(Rung::Unlock(why));
@@ -296,11 +298,7 @@ impl Back<'_> {
 
 /// Leaves out what somebody else has by now. What comes from another account of this very revert is free, unless that one
 /// does not give it up after all.
-fn free(
-    view: &View<'_>,
-    drafts: &mut BTreeMap<DefguardId, Draft>,
-    plan: &mut BatchPlan,
-) -> Result<(), Stop> {
+fn free(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>, plan: &mut BatchPlan) -> Result<(), Stop> {
     loop {
         let mut taken = None;
         for (id, draft) in &*drafts {
@@ -310,8 +308,9 @@ fn free(
                     Err(stop) => return Err(stop),
                     Ok(Some(account)) => {
                         let mxid = &account.summary.mxid;
-                        let given =
-                            drafts.values().any(|it| it.mxid.as_ref() == Some(mxid) && it.drops.ids.contains(login));
+                        let given = drafts
+                            .values()
+                            .any(|it| it.mxid.as_ref() == Some(mxid) && it.drops.ids.contains(login));
                         if !given {
                             taken = Some((*id, LOGINS, format!("{login} is on {mxid} by now")));
                         }
@@ -324,8 +323,9 @@ fn free(
                     Err(stop) => return Err(stop),
                     Ok(Some(mxid)) if draft.mxid.as_ref() == Some(mxid) => {}
                     Ok(Some(mxid)) => {
-                        let given =
-                            drafts.values().any(|it| it.mxid.as_ref() == Some(mxid) && it.drops.emails.contains(email));
+                        let given = drafts
+                            .values()
+                            .any(|it| it.mxid.as_ref() == Some(mxid) && it.drops.emails.contains(email));
                         if !given {
                             taken = Some((*id, EMAILS, format!("one of them is on {mxid} by now")));
                         }
@@ -422,7 +422,12 @@ fn warn(view: &View<'_>, draft: &Draft, plan: &mut BatchPlan) {
             OnConflict::Report => "reports that the account is in the way",
             OnConflict::Suffix => "makes another account, with a number behind its name",
         };
-        plan.warn(id, format!("their login does not open the account any more; the next sync {does}: see `on_conflict`"));
+        plan.warn(
+            id,
+            format!(
+                "their login does not open the account any more; the next sync {does}: see `on_conflict`"
+            ),
+        );
     } else if let Ok(subject) = &mapped.subject
         && draft.drops.ids.contains(&ExternalId::login(&rules.auth_provider, subject))
     {
@@ -443,7 +448,8 @@ fn groups(drafts: &BTreeMap<DefguardId, Draft>) -> Vec<super::plan::Group> {
         let exchanges = |other: &DefguardId| {
             drafts.get(other).is_some_and(|other| {
                 let gives = |from: &Draft, to: &Draft| {
-                    !from.drops.ids.is_disjoint(&to.gains.ids) || !from.drops.emails.is_disjoint(&to.gains.emails)
+                    !from.drops.ids.is_disjoint(&to.gains.ids)
+                        || !from.drops.emails.is_disjoint(&to.gains.emails)
                 };
                 gives(draft, other) || gives(other, draft)
             })
@@ -454,7 +460,8 @@ fn groups(drafts: &BTreeMap<DefguardId, Draft>) -> Vec<super::plan::Group> {
     }
     let mut groups = Vec::new();
     for part in parts {
-        let (Some(key), members) = (part.first(), part.iter().filter_map(|id| drafts.get(id)).collect::<Vec<_>>())
+        let (Some(key), members) =
+            (part.first(), part.iter().filter_map(|id| drafts.get(id)).collect::<Vec<_>>())
         else {
             continue;
         };

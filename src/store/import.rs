@@ -55,9 +55,7 @@ impl SledStore {
             (&trees.journal, by_number(JOURNAL, (0..).zip(&snapshot.journal))?),
         ];
         let batches: Vec<Batch> = parts.iter().map(|(_, puts)| batch(puts)).collect();
-        parts
-            .each_ref()
-            .map(|(tree, _)| *tree)[..]
+        parts.each_ref().map(|(tree, _)| *tree)[..]
             .transaction(|views| {
                 for (view, batch) in views.iter().zip(&batches) {
                     view.apply_batch(batch)?;

@@ -70,8 +70,7 @@ pub fn write(snapshot: &Snapshot) -> Result<String, serde_json::Error> {
     lines.extend(standoffs.into_iter().map(|(id, found)| Line::Standoff { id, found: Box::new(found) }));
     lines.extend(runs.into_iter().map(|run| Line::Run(Box::new(run))));
     lines.extend(journal.into_iter().map(|entry| Line::Journal(Box::new(entry))));
-    let header =
-        Header { defguard_synapse_sync_state: VERSION, store, pair, next_run, lines: lines.len() };
+    let header = Header { defguard_synapse_sync_state: VERSION, store, pair, next_run, lines: lines.len() };
     let mut text = serde_json::to_string(&header)?;
     text.push('\n');
     for line in &lines {
@@ -153,11 +152,12 @@ impl Seen {
     fn check(&mut self, line: &Line) -> Result<(), String> {
         let mut once = |key: String| if self.keys.insert(key.clone()) { Ok(()) } else { Err(key) };
         match line {
-            Line::Standing(_) if std::mem::replace(&mut self.standing, true) => Err("the standing".to_owned()),
-            Line::Standing(_) | Line::Journal(_) => Ok(()),
-            Line::Link(link) => {
-                once(format!("the link of #{}", link.id)).and_then(|()| once(format!("a link to {}", link.mxid)))
+            Line::Standing(_) if std::mem::replace(&mut self.standing, true) => {
+                Err("the standing".to_owned())
             }
+            Line::Standing(_) | Line::Journal(_) => Ok(()),
+            Line::Link(link) => once(format!("the link of #{}", link.id))
+                .and_then(|()| once(format!("a link to {}", link.mxid))),
             Line::Intent(intent) => once(format!("the intent of #{}", intent.group)),
             Line::Backoff { id, .. } => once(format!("the failures of #{id}")),
             Line::Standoff { id, .. } => once(format!("the conflicts of #{id}")),
