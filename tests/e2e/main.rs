@@ -17,6 +17,7 @@ mod leaving;
 mod names;
 mod process;
 mod profile;
+mod undo;
 
 #[path = "../support/mod.rs"]
 mod support;
