@@ -7,6 +7,7 @@ mod explain;
 mod render;
 mod secrets;
 mod socket;
+mod undo;
 mod usage;
 mod verbs;
 

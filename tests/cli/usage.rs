@@ -7,14 +7,34 @@ use tempfile::TempDir;
 
 use crate::{alone, keys};
 
-const VERBS: [&str; 10] =
-    ["run", "sync", "plan", "explain", "link", "unlink", "status", "journal", "render", "check"];
+const VERBS: [&str; 18] = [
+    "run",
+    "sync",
+    "plan",
+    "approve",
+    "explain",
+    "link",
+    "unlink",
+    "status",
+    "journal",
+    "revert",
+    "forget",
+    "state",
+    "state export",
+    "state import",
+    "state rebuild",
+    "migrate finish",
+    "render",
+    "check",
+];
 
 #[tokio::test]
 async fn every_verb_has_its_help() {
     assert_snapshot!("help", alone(&["--help"], "").await.ends_with(0).out);
     for verb in VERBS {
-        assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
+        let asked: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let name = format!("help_{}", verb.replace(' ', "_"));
+        assert_snapshot!(name, alone(&asked, "").await.ends_with(0).out);
     }
 }
 
@@ -27,6 +47,11 @@ async fn wrong_arguments_are_a_usage_error() {
         &["explain"],
         &["link", "ann"],
         &["journal", "--run", "last"],
+        &["revert"],
+        &["revert", "5", "--yes", "--dry-run"],
+        &["state"],
+        &["state", "import"],
+        &["migrate"],
         &["render", "--homeserver-config", "x", "--localpart-template", "y"],
     ] {
         let shown = alone(arguments, "").await.ends_with(2);
@@ -46,6 +71,12 @@ async fn a_config_that_is_not_there_is_said_by_every_verb() {
         &["unlink", "ann"],
         &["status"],
         &["journal"],
+        &["revert", "5"],
+        &["forget", "ann"],
+        &["state", "export"],
+        &["state", "import", "file"],
+        &["state", "rebuild"],
+        &["migrate", "finish"],
         &["render"],
     ] {
         let shown = alone(&[&["--config", "/nonexistent/config.toml"], verb].concat(), "").await.ends_with(2);
