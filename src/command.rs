@@ -1,6 +1,6 @@
 //! What can be asked of the service, in this process or through its control socket, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,10 @@ use crate::{
         Backoff, DefguardId, Entry, Failure, Held, Link, RunId, RunRecord, Standoff, Username, Watched,
     },
     engine::{
-        BatchReport, Engine, Explanation, Forgotten, HandDone, Progress, RebuildReport, RunReport,
-        RunRequest, StepText,
+        AdoptRequest, Adoption, BatchReport, Engine, Explanation, Forgotten, HandDone, Progress,
+        RebuildReport, RunReport, RunRequest, StepText,
     },
+    forecast::Forecasts,
     ports::{JournalFilter, Snapshot},
     reconcile::{Batch, ByHand, Pass},
 };
@@ -31,6 +32,14 @@ pub enum Command {
         /// Username, `#` and id, or MXID.
         person: String,
     },
+    /// Forecast what Synapse would do at the next login of everybody.
+    Logins {
+        /// Only of these people, by username, `#` and id, or MXID; empty: everybody.
+        #[serde(default)]
+        only: BTreeSet<String>,
+    },
+    /// Match the accounts that are there already to people, and link them once that is approved.
+    Adopt(AdoptRequest),
     /// Tie or untie a person and an account.
     ByHand {
         /// What is wished.
@@ -86,8 +95,13 @@ impl Command {
             Self::ByHand { confirmed, .. }
             | Self::Batch { confirmed, .. }
             | Self::Forget { confirmed, .. } => !confirmed,
+            Self::Adopt(request) => request.approved.is_none(),
             Self::Rebuild { .. } => false,
-            Self::Explain { .. } | Self::Export | Self::Status | Self::Journal { .. } => true,
+            Self::Explain { .. }
+            | Self::Logins { .. }
+            | Self::Export
+            | Self::Status
+            | Self::Journal { .. } => true,
         }
     }
 }
@@ -100,6 +114,10 @@ pub enum Answer {
     Run(Box<RunReport>),
     /// The explanation; `None` if nobody has that name.
     Explanation(Option<Box<Explanation>>),
+    /// The next logins.
+    Logins(Box<Forecasts>),
+    /// Which accounts are whose.
+    Adoption(Box<Adoption>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
     /// What a change by hand for many people does or did.
@@ -184,6 +202,14 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
         Command::Sync(request) => Answer::Run(Box::new(engine.run(request, progress).await)),
         Command::Explain { person } => match engine.explain(person, progress).await {
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Logins { only } => match engine.logins(only, progress).await {
+            Ok(forecasts) => Answer::Logins(Box::new(forecasts)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Adopt(request) => match engine.adopt(request, progress).await {
+            Ok(adoption) => Answer::Adoption(Box::new(adoption)),
             Err(failure) => Answer::Failed(failure),
         },
         Command::ByHand { wish, confirmed, shown } => {

@@ -68,7 +68,7 @@ impl Applied {
 }
 
 impl Engine {
-    /// Does the groups, several at once, until all are done or it is no use to go on.
+    /// Does the groups of a plan, several at once, until all are done or it is no use to go on.
     pub(super) async fn apply(
         &self,
         seen: &Gathered,
@@ -76,11 +76,11 @@ impl Engine {
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
-        self.work(seen, &plan.plan().groups, run, progress).await
+        self.groups(seen, &plan.plan().groups, run, progress).await
     }
 
-    /// The same for groups that somebody asked for by hand.
-    pub(super) async fn work(
+    /// The same with groups to which an admin said yes, which the guard does not judge.
+    pub(super) async fn groups(
         &self,
         seen: &Gathered,
         groups: &[Group],

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{Change, DefguardId, Entry, Failure, Harm, Mxid, RunId, Username, hex},
     ports::{JournalFilter, Outcome},
-    reconcile::{Batch, BatchDecision, BatchPlan, Left, Pass, decide_finish, decide_revert},
+    reconcile::{Batch, BatchDecision, BatchPlan, LeftAsIs, Pass, decide_finish, decide_revert},
 };
 
 /// What a change by hand for many people does or did.
@@ -48,7 +48,7 @@ pub struct BatchPerson {
     /// What is written, in order.
     pub steps: Vec<StepText>,
     /// What is left as it is, and why.
-    pub left: Vec<Left>,
+    pub left: Vec<LeftAsIs>,
     /// What should be known before it is done.
     pub warnings: Vec<String>,
     /// What was done.
@@ -129,7 +129,7 @@ impl Engine {
         }
         self.claim_by_hand(&mut seen).await?;
         self.forget_absences(&mut seen, &plan)?;
-        let applied = self.work(&seen, &plan.groups, None, progress).await?;
+        let applied = self.groups(&seen, &plan.groups, None, progress).await?;
         report.people = people(&seen, &plan, Some(&applied));
         report.done = true;
         report.interrupted = applied.interrupted;
@@ -220,7 +220,7 @@ fn leave_the_unclear(seen: &Gathered, plan: &mut BatchPlan) {
     plan.groups = groups;
     for id in left.iter().flat_map(|group| &group.people) {
         let why = "it could not be found out what an interrupted run did for them; try again later";
-        let left = Left { what: "everything".to_owned(), why: why.to_owned() };
+        let left = LeftAsIs { what: "everything".to_owned(), why: why.to_owned() };
         plan.left.entry(*id).or_default().push(left);
     }
 }

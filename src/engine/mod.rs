@@ -3,6 +3,7 @@
 //! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
 //! at; everything else it reads anew.
 
+mod adopt;
 mod apply;
 mod batch;
 mod by_hand;
@@ -11,6 +12,7 @@ mod gather;
 mod guarded;
 mod ladder;
 mod leaving;
+mod logins;
 mod memory;
 pub mod queue;
 mod rebuild;
@@ -32,10 +34,12 @@ use crate::{
         ConfigPrint, CreateMode, Failure, FailureClass, FieldPolicy, GuardLimits, Instance, Mapped,
         OffBoarding, OnConflict, Peer, Person, ServerName,
     },
+    forecast::LoginRules,
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
 };
 
+pub use adopt::{AdoptRequest, Adopted, Adoption, Double, Doubles, Left, Match};
 pub use batch::{BatchPerson, BatchReport};
 pub use by_hand::HandDone;
 pub use memory::Forgotten;
@@ -114,6 +118,9 @@ pub struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     mapper: Mapper,
+    /// What the templates make of the claims of a login alone.
+    login_mapper: Mapper,
+    login_rules: LoginRules,
     options: Options,
     /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
     stop: CancellationToken,
@@ -140,6 +147,8 @@ impl Engine {
             homeserver,
             store,
             clock,
+            login_mapper: Arc::clone(&mapper),
+            login_rules: LoginRules::default(),
             mapper,
             options,
             stop: CancellationToken::new(),
@@ -147,6 +156,15 @@ impl Engine {
             record_seen: AtomicBool::new(false),
             turn: Mutex::new(()),
         }
+    }
+
+    /// Tells how Synapse deals with logins, and what the templates make of their claims, for forecasts; without it
+    /// Synapse's defaults count, and what the templates make of a person.
+    #[must_use]
+    pub fn with_logins(mut self, rules: LoginRules, mapper: Mapper) -> Self {
+        self.login_rules = rules;
+        self.login_mapper = mapper;
+        self
     }
 
     /// Cancelling this token lets the run under way finish the people in hand and end.
@@ -173,6 +191,11 @@ impl Engine {
                 "the program was asked to end",
             ))
         })
+    }
+
+    /// How far leavers are taken.
+    pub fn off_boarding(&self) -> &OffBoarding {
+        &self.options.off_boarding
     }
 
     /// Our own memory, for `status` and `journal`.

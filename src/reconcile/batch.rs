@@ -24,7 +24,7 @@ pub enum Batch {
 
 /// Something that is left as it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Left {
+pub struct LeftAsIs {
     /// What it is.
     pub what: String,
     /// Why it is left.
@@ -37,14 +37,14 @@ pub struct BatchPlan {
     /// The work, in groups that are independent of each other.
     pub groups: Vec<Group>,
     /// What is left as it is, person by person.
-    pub left: BTreeMap<DefguardId, Vec<Left>>,
+    pub left: BTreeMap<DefguardId, Vec<LeftAsIs>>,
     /// What the admin should know before they say yes, person by person.
     pub warnings: BTreeMap<DefguardId, Vec<String>>,
 }
 
 impl BatchPlan {
     pub(super) fn leave(&mut self, id: DefguardId, what: impl Into<String>, why: impl Into<String>) {
-        self.left.entry(id).or_default().push(Left { what: what.into(), why: why.into() });
+        self.left.entry(id).or_default().push(LeftAsIs { what: what.into(), why: why.into() });
     }
 
     pub(super) fn warn(&mut self, id: DefguardId, what: String) {

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness, no logging, ordered maps only. What it needs and was not given it asks for
 //! ([`Decision::Ask`]); the engine finds out and asks again.
 
+mod adoption;
 mod batch;
 mod by_hand;
 mod decide;
@@ -19,7 +20,8 @@ mod scene;
 mod transfer;
 mod view;
 
-pub use batch::{Batch, BatchDecision, BatchPlan, Left};
+pub use adoption::{Candidate, Claimant, Evidence, Matching, Proposal, adoption_digest, match_accounts};
+pub use batch::{Batch, BatchDecision, BatchPlan, LeftAsIs};
 pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub use finish::decide_finish;
