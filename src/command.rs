@@ -10,11 +10,12 @@ use crate::{
         Backoff, DefguardId, Entry, Failure, Held, Link, RunId, RunRecord, Standoff, Username, Watched,
     },
     engine::{
-        AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText,
+        AdoptRequest, Adoption, BatchReport, Engine, Explanation, Forgotten, HandDone, Progress,
+        RebuildReport, RunReport, RunRequest, StepText,
     },
     forecast::Forecasts,
-    ports::JournalFilter,
-    reconcile::{ByHand, Pass},
+    ports::{JournalFilter, Snapshot},
+    reconcile::{Batch, ByHand, Pass},
 };
 
 /// How many runs `status` shows.
@@ -49,6 +50,30 @@ pub enum Command {
         #[serde(default)]
         shown: Option<Vec<StepText>>,
     },
+    /// Change the accounts of many people at once by hand.
+    Batch {
+        /// What is wished.
+        wish: Batch,
+        /// Whether to do it; otherwise it is only shown.
+        confirmed: bool,
+        /// The digest of what was shown before it was confirmed; it is refused if other steps are due by now.
+        #[serde(default)]
+        shown: Option<String>,
+    },
+    /// Take what is remembered about a person beside their link out.
+    Forget {
+        /// Username, `#` and id, or MXID.
+        person: String,
+        /// Whether to do it; otherwise it is only shown.
+        confirmed: bool,
+    },
+    /// Give out everything that is remembered.
+    Export,
+    /// Find the links again through the ownership markers.
+    Rebuild {
+        /// Whether to go on although another daemon holds the lease.
+        take_over: bool,
+    },
     /// How things are.
     Status,
     /// What was done.
@@ -67,9 +92,16 @@ impl Command {
     pub fn only_looks(&self) -> bool {
         match self {
             Self::Sync(request) => request.dry_run,
-            Self::ByHand { confirmed, .. } => !confirmed,
+            Self::ByHand { confirmed, .. }
+            | Self::Batch { confirmed, .. }
+            | Self::Forget { confirmed, .. } => !confirmed,
             Self::Adopt(request) => request.approved.is_none(),
-            Self::Explain { .. } | Self::Logins { .. } | Self::Status | Self::Journal { .. } => true,
+            Self::Rebuild { .. } => false,
+            Self::Explain { .. }
+            | Self::Logins { .. }
+            | Self::Export
+            | Self::Status
+            | Self::Journal { .. } => true,
         }
     }
 }
@@ -88,6 +120,14 @@ pub enum Answer {
     Adoption(Box<Adoption>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
+    /// What a change by hand for many people does or did.
+    Batch(Box<BatchReport>),
+    /// What is, or was, remembered about a person.
+    Forgotten(Box<Forgotten>),
+    /// Everything that is remembered.
+    Export(Box<Snapshot>),
+    /// What was found through the ownership markers.
+    Rebuilt(Box<RebuildReport>),
     /// How things are.
     Status(Box<Status>),
     /// The journal lines, oldest first, with the usernames known for them.
@@ -178,6 +218,24 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
                 Err(failure) => Answer::Failed(failure),
             }
         }
+        Command::Batch { wish, confirmed, shown } => {
+            match engine.batch(wish, *confirmed, shown.as_deref(), progress).await {
+                Ok(report) => Answer::Batch(Box::new(report)),
+                Err(failure) => Answer::Failed(failure),
+            }
+        }
+        Command::Forget { person, confirmed } => match forget(engine, person, *confirmed, progress).await {
+            Ok(answer) => answer,
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Export => match engine.export(progress).await {
+            Ok(snapshot) => Answer::Export(Box::new(snapshot)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Rebuild { take_over } => match engine.rebuild(*take_over, progress).await {
+            Ok(report) => Answer::Rebuilt(Box::new(report)),
+            Err(failure) => Answer::Failed(failure),
+        },
         Command::Status => match status(engine) {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(failure) => Answer::Failed(failure),
@@ -212,34 +270,57 @@ fn journal(
     person: Option<&str>,
     limit: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let store = engine.store();
-    let links = store.links()?;
-    let standoffs = store.standoffs()?;
-    let mut usernames: BTreeMap<DefguardId, Username> =
-        standoffs.into_iter().map(|(id, standoff)| (id, standoff.username)).collect();
-    usernames.extend(links.iter().map(|(id, link)| (*id, link.username.clone())));
+    let usernames = usernames(engine)?;
     let id = match person {
         None => None,
-        Some(name) => {
-            let named = name
-                .strip_prefix('#')
-                .and_then(|id| id.parse().ok().map(DefguardId))
-                .or_else(|| {
-                    let link = links.values().find(|link| link.mxid.as_str() == name)?;
-                    Some(link.id)
-                })
-                .or_else(|| {
-                    let (id, _) = usernames.iter().find(|(_, username)| username.as_str() == name)?;
-                    Some(*id)
-                });
-            let Some(id) = named else {
-                return Ok(Answer::Refused(format!(
-                    "nobody whom the store knows has the name {name}; whoever has no account any more is found by \
-                     their number in Defguard, such as '#13'"
-                )));
-            };
-            Some(id)
-        }
+        Some(name) => match resolve(engine, &usernames, name)? {
+            Some(id) => Some(id),
+            None => return Ok(unknown(name)),
+        },
     };
-    Ok(Answer::Journal { entries: store.journal(&JournalFilter { run, id, limit, since: None })?, usernames })
+    let entries = engine.store().journal(&JournalFilter { run, id, limit, since: None })?;
+    Ok(Answer::Journal { entries, usernames })
+}
+
+async fn forget(
+    engine: &Engine,
+    name: &str,
+    confirmed: bool,
+    progress: &dyn Progress,
+) -> Result<Answer, Failure> {
+    let usernames = usernames(engine)?;
+    let Some(id) = resolve(engine, &usernames, name)? else { return Ok(unknown(name)) };
+    let username = usernames.get(&id).cloned();
+    Ok(Answer::Forgotten(Box::new(engine.forget(id, username, confirmed, progress).await?)))
+}
+
+/// The usernames that the store knows.
+fn usernames(engine: &Engine) -> Result<BTreeMap<DefguardId, Username>, Failure> {
+    let store = engine.store();
+    let mut usernames: BTreeMap<DefguardId, Username> =
+        store.standoffs()?.into_iter().map(|(id, standoff)| (id, standoff.username)).collect();
+    usernames.extend(store.links()?.into_iter().map(|(id, link)| (id, link.username)));
+    Ok(usernames)
+}
+
+/// Whom a name means: a username, `#` and an id, or an MXID.
+fn resolve(
+    engine: &Engine,
+    usernames: &BTreeMap<DefguardId, Username>,
+    name: &str,
+) -> Result<Option<DefguardId>, Failure> {
+    if let Some(id) = name.strip_prefix('#').and_then(|id| id.parse().ok()) {
+        return Ok(Some(DefguardId(id)));
+    }
+    let links = engine.store().links()?;
+    let linked = links.values().find(|link| link.mxid.as_str() == name).map(|link| link.id);
+    let named = || usernames.iter().find(|(_, username)| username.as_str() == name).map(|(id, _)| *id);
+    Ok(linked.or_else(named))
+}
+
+fn unknown(name: &str) -> Answer {
+    Answer::Refused(format!(
+        "nobody whom the store knows has the name {name}; whoever has no account any more is found by their number in \
+         Defguard, such as '#13'"
+    ))
 }

@@ -64,6 +64,19 @@ pub(super) enum Verb {
     Status,
     /// Show what was done, with what was there before
     Journal(Journal),
+    /// Put back what one run did: locks, display names, e-mail addresses and links
+    ///
+    /// Only where the account still shows what the run left. It shows first what would be put back, what cannot be put
+    /// back and why, and what the next sync would do again; then it asks.
+    Revert(Revert),
+    /// Take one person's data out of the journal, with their remembered conflicts and failures
+    ///
+    /// Their link stays, since it says whose the account is; take it off with `unlink`.
+    Forget(Forget),
+    /// Copy what is remembered out and in again, or find it again when it is lost
+    State(State),
+    /// End a change of idp_id or subject_template
+    Migrate(Migrate),
     /// Show what the templates make of claims that are read from standard input
     ///
     /// Reads one object with claims, an array of them, or JSON lines, and prints one line of JSON for each:
@@ -194,9 +207,101 @@ pub(super) struct Journal {
     /// Only what this run did
     #[arg(long, value_name = "RUN")]
     pub(super) run: Option<u64>,
-    /// The newest so many lines
-    #[arg(long, short = 'n', default_value_t = 50, value_name = "LINES")]
-    pub(super) limit: usize,
+    /// The newest so many lines; without it 50, and with --run all
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub(super) limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revert {
+    /// The run, as `status` and `journal` number it
+    #[arg(value_name = "RUN")]
+    pub(super) run: u64,
+    /// Only for these people: username, number in Defguard (as '#13', with the quotes), or MXID
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// Show it only, change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do it without asking
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
+    #[arg(value_name = "USER")]
+    pub(super) person: String,
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct State {
+    #[command(subcommand)]
+    pub(super) verb: StateVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StateVerb {
+    /// Write everything that is remembered as JSON lines
+    ///
+    /// It holds names and addresses. A file is made with mode 0600, and a file of that name is replaced.
+    Export(Export),
+    /// Begin an empty store with what `state export` wrote
+    ///
+    /// The daemon must be stopped. Everything is taken or nothing. If the homeserver has seen later changes of that store,
+    /// it counts as an old copy: nobody is off-boarded before `state rebuild`.
+    Import(Import),
+    /// Find the links again through the ownership markers on the accounts
+    ///
+    /// Reads every account once. What was found stays if it is interrupted; begun again, it goes through all accounts
+    /// once more. When all were read and nothing contradicts them, off-boarding goes on.
+    Rebuild(Rebuild),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The file; standard output without it
+    #[arg(value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rebuild {
+    /// Go on although another daemon said lately that it works on this homeserver; only if it is surely stopped
+    #[arg(long)]
+    pub(super) take_over: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    #[command(subcommand)]
+    pub(super) verb: MigrateVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MigrateVerb {
+    /// Take the logins under the former idp_id or subject_template off all accounts
+    ///
+    /// Until then both logins open an account. It is refused as long as some accounts lack their new login.
+    Finish(Finish),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Finish {
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]

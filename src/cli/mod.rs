@@ -5,8 +5,10 @@
 
 mod adopt;
 mod arguments;
+mod batch;
 mod check;
 mod explain;
+mod forget;
 mod hand;
 mod journal;
 mod output;
@@ -15,6 +17,7 @@ mod render;
 mod run;
 mod session;
 mod setup;
+mod state;
 mod status;
 mod sync;
 
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::{
-    arguments::{Arguments, Verb},
+    arguments::{Arguments, MigrateVerb, StateVerb, Verb},
     output::Exit,
 };
 
@@ -57,6 +60,16 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Unlink(verb) => hand::unlink(global, verb).await,
         Verb::Status => status::status(global).await,
         Verb::Journal(verb) => journal::journal(global, verb).await,
+        Verb::Revert(verb) => batch::revert(global, verb).await,
+        Verb::Forget(verb) => forget::forget(global, verb).await,
+        Verb::State(verb) => match &verb.verb {
+            StateVerb::Export(verb) => state::export(global, verb).await,
+            StateVerb::Import(verb) => state::import(global, verb),
+            StateVerb::Rebuild(verb) => state::rebuild(global, verb).await,
+        },
+        Verb::Migrate(verb) => match &verb.verb {
+            MigrateVerb::Finish(verb) => batch::finish(global, verb).await,
+        },
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check(verb) => check::check(global, verb).await,
         Verb::Setup(verb) => setup::setup(global, verb).await,

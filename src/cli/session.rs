@@ -16,9 +16,9 @@ use crate::{
     domain::{Failure, FailureClass, Peer},
     engine::Engine,
     mapping::Templates,
-    ports::{Clock as _, Store},
+    ports::{Clock as _, ServerPair, Snapshot, Store},
     serve::control,
-    store::{self, Opened},
+    store::{self, Identity, Opened, SledStore},
 };
 
 /// Loads the config and compiles its templates: with them the warnings, without them every finding.
@@ -73,7 +73,7 @@ pub(super) fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
         tracing::warn!(
             why,
             directory = %settings.state.directory.display(),
-            "the store was lost: links are found again by the ownership markers in Synapse"
+            "the store was lost: nobody is off-boarded until `state rebuild` has found the links again"
         );
     }
     Ok(store)
@@ -206,6 +206,31 @@ impl Session {
     /// Opens the store, but not as root if it is another user's: files that root makes in it would keep that user's
     /// daemon from starting.
     fn own_store(&self) -> Result<Arc<dyn Store>, Failure> {
+        self.refuse_root()?;
+        store(&self.settings)
+    }
+
+    /// Begins an empty store with everything that another one remembered.
+    pub(super) fn import(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let settings = &self.settings;
+        if let Some(pair) = &snapshot.pair {
+            let here = ServerPair {
+                instance: settings.defguard.instance.clone(),
+                defguard_url: settings.defguard.url.to_string(),
+                ..pair.clone()
+            };
+            let differences = pair.differences(&here);
+            if !differences.is_empty() {
+                let why = format!("it belongs to another pair of servers: {}", differences.join("; "));
+                return Err(Failure::new(Peer::Store, FailureClass::NeedsPerson, "importing", why)
+                    .mend("put the config right, or import another file"));
+            }
+        }
+        self.refuse_root()?;
+        SledStore::import(&settings.state.directory, &Identity::new(random()), snapshot)
+    }
+
+    fn refuse_root(&self) -> Result<(), Failure> {
         let owner = fs::metadata(self.settings.state.directory.join("store.lock")).map(|file| file.uid());
         let user = fs::metadata("/proc/self").map(|process| process.uid());
         if let (Ok(owner), Ok(0)) = (owner, user)
@@ -222,7 +247,7 @@ impl Session {
                  `setpriv --reuid={owner} --clear-groups`"
             )));
         }
-        store(&self.settings)
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ impl Defguard {
         let asked = self.asked("registering the webhook", None);
         let body = body(url.as_str(), "defguard-synapse-sync", token, false);
         let url = endpoint(&self.url, &["webhook"]);
-        let answer = self.once(asked, |client| client.post(url.clone()).json(&body)).await?;
+        let answer = self.write(asked, Method::POST, &url, &body).await?;
         done(&asked, &answer)
     }
 
@@ -124,7 +125,7 @@ impl Defguard {
         let asked = self.asked("changing the webhook", None);
         let body = body(&now.url, &now.description, token, now.on_hwkey_provision);
         let url = endpoint(&self.url, &["webhook", &now.id.to_string()]);
-        let answer = self.once(asked, |client| client.put(url.clone()).json(&body)).await?;
+        let answer = self.write(asked, Method::PUT, &url, &body).await?;
         done(&asked, &answer)
     }
 }

@@ -80,7 +80,7 @@ impl Engine {
         self.groups(seen, &plan.plan().groups, run, progress).await
     }
 
-    /// The same with groups to which an admin said yes one by one, which the guard does not judge.
+    /// The same with groups to which an admin said yes, which the guard does not judge.
     pub(super) async fn groups(
         &self,
         seen: &Gathered,

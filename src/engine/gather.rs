@@ -174,9 +174,9 @@ impl Engine {
         let standing = self.store.standing()?;
         let migration = standing.accepted.as_ref().and_then(|accepted| {
             let now = &self.options.config;
-            let changed = accepted.auth_provider != now.auth_provider
-                || accepted.subject_template != now.subject_template;
-            changed.then(|| Migration { from: accepted.auth_provider.clone() })
+            let same_template = accepted.subject_template == now.subject_template;
+            let changed = accepted.auth_provider != now.auth_provider || !same_template;
+            changed.then(|| Migration { from: accepted.auth_provider.clone(), same_template })
         });
         Ok(Gathered {
             standing,

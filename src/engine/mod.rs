@@ -5,6 +5,7 @@
 
 mod adopt;
 mod apply;
+mod batch;
 mod by_hand;
 mod cycle;
 mod gather;
@@ -12,7 +13,9 @@ mod guarded;
 mod ladder;
 mod leaving;
 mod logins;
+mod memory;
 pub mod queue;
+mod rebuild;
 mod report;
 mod trust;
 mod write;
@@ -37,7 +40,10 @@ use crate::{
 };
 
 pub use adopt::{AdoptRequest, Adopted, Adoption, Double, Doubles, Left, Match};
+pub use batch::{BatchPerson, BatchReport};
 pub use by_hand::HandDone;
+pub use memory::Forgotten;
+pub use rebuild::{Contradiction, RebuildReport, Target};
 pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
 
 /// What the templates make of a person, on the homeserver of this name.

@@ -77,6 +77,9 @@ impl StepText {
                 parts.extend(change.drop_emails.iter().map(|_| "take off an e-mail address".to_owned()));
                 format!("on {mxid}: {}", parts.join(", "))
             }
+            Step::Name { mxid, display_name, .. } if display_name.is_empty() => {
+                format!("take the display name off {mxid}")
+            }
             Step::Name { mxid, .. } => format!("change the display name of {mxid}"),
             Step::Ladder { mxid, rung, .. } => match rung {
                 Rung::Lock { why, .. } => format!("lock {mxid}: {why}"),
@@ -89,6 +92,14 @@ impl StepText {
             },
         };
         Self(text)
+    }
+
+    /// The step without the account, where that stands beside it.
+    pub fn without(&self, mxid: Option<&Mxid>) -> String {
+        let Some(mxid) = mxid else { return self.0.clone() };
+        let step = self.0.strip_prefix(&format!("on {mxid}: ")).unwrap_or(&self.0);
+        let step = step.strip_suffix(&format!(" of {mxid}")).unwrap_or(step);
+        step.replacen(&format!(" {mxid}"), "", 1)
     }
 }
 
@@ -135,11 +146,7 @@ impl RunReport {
     /// The exit code for it: 0 done, 1 failed, 3 some people failed, 4 held by the guard, 5 source or target unusable.
     pub fn exit_code(&self) -> u8 {
         if let Some(failure) = &self.failure {
-            return match (failure.class, failure.peer) {
-                (FailureClass::NeedsPerson, _) => 4,
-                (_, Peer::Store) => 1,
-                _ => 5,
-            };
+            return code_of(failure);
         }
         if self.held.is_some() {
             return 4;
@@ -211,6 +218,15 @@ impl RunReport {
             changes: tally.changes,
             failed: tally.failed,
         }
+    }
+}
+
+/// The exit code for a failure of the whole.
+pub(super) fn code_of(failure: &Failure) -> u8 {
+    match (failure.class, failure.peer) {
+        (FailureClass::NeedsPerson, _) => 4,
+        (_, Peer::Store) => 1,
+        _ => 5,
     }
 }
 

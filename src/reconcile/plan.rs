@@ -343,7 +343,7 @@ pub enum Step {
         id: DefguardId,
         /// The account.
         mxid: Mxid,
-        /// The new name.
+        /// The new name; empty takes the name off.
         display_name: String,
     },
     /// Go up or down the off-boarding ladder.

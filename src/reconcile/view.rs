@@ -146,6 +146,16 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The account that has an e-mail address.
+    pub(super) fn holder_of_email(&self, email: &Email) -> Result<Option<&'a Mxid>, Stop> {
+        match self.scene.answers.emails.get(email) {
+            None => Err(self.ask(Question::Email(email.clone()))),
+            Some(Lookup::Found(mxid)) => Ok(Some(mxid)),
+            Some(Lookup::Absent) => Ok(None),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
     /// Who has a username in Defguard now. A name that cannot be looked up at all (`docs/facts/defguard.md` section 4) is
     /// like one that nobody has: the list has those.
     pub(super) fn person(&self, username: &Username) -> Result<Option<&'a Person>, Stop> {

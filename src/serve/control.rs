@@ -200,10 +200,13 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
         return Err(failed(format!("{status}: {why}")).mend(mend));
     }
     let mut buffer = Vec::new();
+    // An answer can be many megabytes in one line, so what was looked through is not looked through again.
+    let mut looked = 0;
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         buffer.extend_from_slice(&chunk);
-        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = buffer.drain(..=end).collect();
+        while let Some(end) = buffer.iter().skip(looked).position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=looked + end).collect();
+            looked = 0;
             let line = serde_json::from_slice(&line)
                 .map_err(|error| failed(format!("its answer cannot be read: {error}")).mend(mend.clone()))?;
             match line {
@@ -212,6 +215,7 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
                 Line::Answer(answer) => return Ok(Some(answer)),
             }
         }
+        looked = buffer.len();
     }
     Err(failed("the daemon ended before it answered".to_owned()))
 }

@@ -4,6 +4,8 @@
 //! passed that, and is still checked for its shape here.
 
 mod codec;
+mod import;
+pub mod lines;
 mod nothing;
 mod open;
 mod place;
@@ -35,7 +37,7 @@ use crate::{
         Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standing,
         Standoff,
     },
-    ports::{JournalFilter, Outcome, ServerPair, Store},
+    ports::{JournalFilter, Kept, Outcome, ServerPair, Snapshot, Store},
 };
 
 const LINKS: &str = "links";
@@ -61,7 +63,7 @@ pub struct SledStore {
     /// no two have the same.
     next_entry: Mutex<u64>,
     /// Declared last, so that the directory is given free only after the database is closed.
-    _place: Place,
+    place: Place,
 }
 
 /// The parts of the database.
@@ -290,10 +292,7 @@ impl Store for SledStore {
                 }
                 Ok(())
             })
-            .map_err(|error: TransactionError<Infallible>| match error {
-                TransactionError::Abort(never) => match never {},
-                TransactionError::Storage(error) => failed("recording what was done")(error),
-            })?;
+            .map_err(|error| transaction_failed("recording what was done", error))?;
         *next += outcome.journal.len() as u64;
         drop(next);
         self.flush()
@@ -377,5 +376,63 @@ impl Store for SledStore {
         let journal = self.remove_old(JOURNAL, &self.trees.journal, |entry: &At| entry.at < before);
         self.flush()?;
         runs.and(journal)
+    }
+
+    fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure> {
+        let what = "forgetting a person";
+        // Held until all is removed, so that no line is added meanwhile.
+        let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = Vec::new();
+        for item in &self.trees.journal {
+            let (key, bytes) = item.map_err(failed(what))?;
+            let entry: Entry = decode(JOURNAL, &key, &bytes)?;
+            if entry.id == id {
+                lines.push(key);
+            }
+        }
+        let key = person_key(id);
+        let kept = Kept {
+            lines: lines.len(),
+            conflicts: self.trees.standoffs.contains_key(key).map_err(failed(what))?,
+            failures: self.trees.backoff.contains_key(key).map_err(failed(what))?,
+        };
+        if dry_run || kept == Kept::default() {
+            return Ok(kept);
+        }
+        (&self.trees.journal, &self.trees.standoffs, &self.trees.backoff)
+            .transaction(|(journal, standoffs, backoff)| {
+                for line in &lines {
+                    journal.remove(line)?;
+                }
+                standoffs.remove(&key)?;
+                backoff.remove(&key)?;
+                Ok(())
+            })
+            .map_err(|error| transaction_failed(what, error))?;
+        self.flush()?;
+        Ok(kept)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let meta = |key: &[u8]| self.trees.meta.get(key).map_err(failed("reading what is remembered"));
+        Ok(Snapshot {
+            store: self.id.clone(),
+            pair: meta(KEY_PAIR)?.map(|bytes| decode(META, KEY_PAIR, &bytes)).transpose()?,
+            next_run: meta(KEY_NEXT_RUN)?.map_or(Ok(1), |bytes| decode(META, KEY_NEXT_RUN, &bytes))?,
+            standing: self.standing()?,
+            links: self.links()?.into_values().collect(),
+            intents: self.intents()?,
+            backoff: self.backoff()?,
+            standoffs: self.standoffs()?,
+            runs: self.runs(usize::MAX)?.into_iter().rev().collect(),
+            journal: self.journal(&JournalFilter::default())?,
+        })
+    }
+}
+
+fn transaction_failed(what: &str, error: TransactionError<Infallible>) -> Failure {
+    match error {
+        TransactionError::Abort(never) => match never {},
+        TransactionError::Storage(error) => failed(what)(error),
     }
 }

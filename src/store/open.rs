@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Ten thousand people need some MiB; sled's own choice would be a GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 
-const KEY_ID: &[u8] = b"id";
+pub(super) const KEY_ID: &[u8] = b"id";
 const KEY_SCHEMA: &[u8] = b"schema";
 
 /// What a store is known by. It is drawn at random by the caller, and used only if a new database is begun.
@@ -111,7 +111,7 @@ impl SledStore {
     fn new(place: Place, db: Db, trees: Trees) -> Result<Self, Failure> {
         let next_entry = trees.next_entry()?;
         let id = place.id()?.unwrap_or_default();
-        Ok(Self { trees, db, id, next_entry: Mutex::new(next_entry), _place: place })
+        Ok(Self { trees, db, id, next_entry: Mutex::new(next_entry), place })
     }
 }
 

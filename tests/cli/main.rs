@@ -9,6 +9,7 @@ mod render;
 mod secrets;
 mod setup;
 mod socket;
+mod undo;
 mod usage;
 mod verbs;
 

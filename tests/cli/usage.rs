@@ -8,8 +8,26 @@ use tempfile::TempDir;
 
 use crate::{alone, keys};
 
-const VERBS: [&str; 12] = [
-    "run", "sync", "plan", "explain", "adopt", "link", "unlink", "status", "journal", "render", "check",
+const VERBS: [&str; 20] = [
+    "run",
+    "sync",
+    "plan",
+    "approve",
+    "explain",
+    "adopt",
+    "link",
+    "unlink",
+    "status",
+    "journal",
+    "revert",
+    "forget",
+    "state",
+    "state export",
+    "state import",
+    "state rebuild",
+    "migrate finish",
+    "render",
+    "check",
     "setup",
 ];
 
@@ -17,7 +35,9 @@ const VERBS: [&str; 12] = [
 async fn every_verb_has_its_help() {
     assert_snapshot!("help", alone(&["--help"], "").await.ends_with(0).out);
     for verb in VERBS {
-        assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
+        let asked: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let name = format!("help_{}", verb.replace(' ', "_"));
+        assert_snapshot!(name, alone(&asked, "").await.ends_with(0).out);
     }
     for what in ["synapse", "oidc", "webhook"] {
         let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
@@ -34,6 +54,11 @@ async fn wrong_arguments_are_a_usage_error() {
         &["explain"],
         &["link", "ann"],
         &["journal", "--run", "last"],
+        &["revert"],
+        &["revert", "5", "--yes", "--dry-run"],
+        &["state"],
+        &["state", "import"],
+        &["migrate"],
         &["render", "--homeserver-config", "x", "--localpart-template", "y"],
     ] {
         let shown = alone(arguments, "").await.ends_with(2);
@@ -53,6 +78,12 @@ async fn a_config_that_is_not_there_is_said_by_every_verb() {
         &["unlink", "ann"],
         &["status"],
         &["journal"],
+        &["revert", "5"],
+        &["forget", "ann"],
+        &["state", "export"],
+        &["state", "import", "file"],
+        &["state", "rebuild"],
+        &["migrate", "finish"],
         &["render"],
     ] {
         let shown = alone(&[&["--config", "/nonexistent/config.toml"], verb].concat(), "").await.ends_with(2);

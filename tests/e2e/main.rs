@@ -20,6 +20,7 @@ mod names;
 mod notices;
 mod process;
 mod profile;
+mod undo;
 mod webhook;
 
 #[path = "../support/mod.rs"]
