@@ -12,7 +12,7 @@ use crate::{
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
-    http::HttpOptions,
+    http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
     notices::{self, MatrixRoom},
     ports::{Clock, Directory, Homeserver, Noticeboard, Store},
@@ -40,6 +40,14 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The same with all that can be asked of Defguard, beside the port.
 pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
+    defguard_counted(settings, clock, None)
+}
+
+fn defguard_counted(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    meter: Option<Arc<dyn Meter>>,
+) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -56,6 +64,7 @@ pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, 
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
     Defguard::new(options, http, clock)
@@ -68,10 +77,15 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
 
 /// The same with all that can be asked of Synapse, for `check`.
 pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+    synapse_counted(settings, None)
+}
+
+fn synapse_counted(settings: &Settings, meter: Option<Arc<dyn Meter>>) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
     let options =
@@ -199,7 +213,18 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store)
+    engine_on(settings, templates, homeserver(settings)?, store, None)
+}
+
+/// The same, with somebody who counts its requests.
+pub fn counted_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    meter: Arc<dyn Meter>,
+) -> Result<Engine, Failure> {
+    let homeserver = Arc::new(synapse_counted(settings, Some(Arc::clone(&meter)))?);
+    engine_on(settings, templates, homeserver, store, Some(meter))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -208,7 +233,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, None)
 }
 
 fn engine_on(
@@ -216,11 +241,12 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
+    meter: Option<Arc<dyn Meter>>,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let templates = Arc::new(templates);
     let engine = Engine::new(
-        directory(settings, Arc::clone(&clock))?,
+        Arc::new(defguard_counted(settings, Arc::clone(&clock), meter)?),
         homeserver,
         store,
         clock,

@@ -41,6 +41,8 @@ pub struct Settings {
     pub webhook: Option<WebhookSettings>,
     /// Where notices go, if they are wished.
     pub notices: Option<NoticeSettings>,
+    /// Where the daemon tells how it is.
+    pub monitoring: MonitoringSettings,
     /// What is logged.
     pub log: LogSettings,
     pub(super) _checked: Checked,
@@ -244,6 +246,17 @@ pub struct NoticeSettings {
     pub room: OwnedRoomOrAliasId,
     /// For how long Defguard has to be unusable before that is told.
     pub unusable_after: Duration,
+}
+
+/// `[monitoring]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitoringSettings {
+    /// Where metrics, health and the status page are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether the config names that address. If it does not, a daemon that cannot have the usual one goes without it.
+    pub listen_given: bool,
+    /// Whether the status page names people; otherwise it gives their numbers.
+    pub status_page_names: bool,
 }
 
 /// `[log]`

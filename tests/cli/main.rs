@@ -173,6 +173,9 @@ directory = "{home}/state"
 
 [control]
 socket = "{home}/control.sock"
+
+[monitoring]
+listen = "off"
 {more}"#
         );
         self.write("config.toml", &text);

@@ -61,6 +61,8 @@ directory = "$HOME/state"
 socket = "$HOME/control.sock"
 [webhook]
 [notices]
+[monitoring]
+listen = "off"
 "#;
 
 pub struct Ground {

@@ -2,6 +2,7 @@
 
 mod events;
 mod mapping;
+mod monitoring;
 mod off_boarding;
 mod servers;
 
@@ -57,6 +58,7 @@ pub(super) fn settings(
     let control = control(document.table("control"), env);
     let webhook = events::webhook(document.table("webhook"), env);
     let notices = events::notices(document.table("notices"));
+    let monitoring = monitoring::monitoring(document.table("monitoring"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -71,6 +73,7 @@ pub(super) fn settings(
         control,
         webhook: webhook?,
         notices: notices?,
+        monitoring,
         log,
         _checked: Checked,
     })
