@@ -32,7 +32,7 @@ use crate::{
         metrics::Metrics,
         monitor,
         overview::Watched,
-        webhook::{Deliveries, Hints, Webhook, Wish},
+        webhook::{Counter, Hints, Webhook, Wish},
     },
 };
 
@@ -53,13 +53,12 @@ pub struct Daemon {
     catch_up: bool,
     /// Draws the part of the jitter, 0 to 1.
     draw: fn() -> f64,
+    webhook: Option<WebhookSettings>,
+    /// Where people are told what to look at, and for how long Defguard has to be unusable before.
+    notices: Option<(Arc<dyn Noticeboard>, Duration)>,
     metrics: Arc<Metrics>,
     /// How it is watched, and where the store is.
     monitoring: Option<(MonitoringSettings, PathBuf)>,
-    webhook: Option<WebhookSettings>,
-    deliveries: Arc<Deliveries>,
-    /// Where people are told what to look at, and for how long Defguard has to be unusable before.
-    notices: Option<(Arc<dyn Noticeboard>, Duration)>,
 }
 
 /// What the parts of the daemon share.
@@ -70,13 +69,13 @@ struct Shared {
     next: Mutex<Option<(DateTime<Utc>, Pass)>>,
     running_since: Mutex<Option<DateTime<Utc>>>,
     watchers: Watchers,
+    /// The last run.
+    runs: tokio::sync::watch::Sender<Option<Arc<RunReport>>>,
     clock: Arc<dyn Clock>,
     timetable: Timetable,
     metrics: Arc<Metrics>,
     health: Mutex<Health>,
     state_directory: Option<PathBuf>,
-    /// The last run.
-    runs: tokio::sync::watch::Sender<Option<Arc<RunReport>>>,
 }
 
 /// Everybody who wants to know how far the run under way is.
@@ -154,11 +153,10 @@ impl Daemon {
             timetable,
             catch_up,
             draw,
+            webhook: None,
+            notices: None,
             metrics,
             monitoring: None,
-            webhook: None,
-            deliveries: Arc::default(),
-            notices: None,
         }
     }
 
@@ -184,20 +182,15 @@ impl Daemon {
         self
     }
 
-    /// How many deliveries of the webhook there were, to be read while the daemon runs.
-    pub fn deliveries(&self) -> Arc<Deliveries> {
-        Arc::clone(&self.deliveries)
-    }
-
     /// Runs until a signal (SIGTERM or SIGINT) asks for the end; then the people in hand are finished. A second signal
     /// ends the program at once.
     pub async fn run(self, socket: &Path) -> Result<(), Failure> {
         let socket = Socket::bind(socket).await?;
+        let webhook = self.bind_webhook().await?;
         let monitoring = match &self.monitoring {
             Some((settings, _)) => listen(settings).await?.map(|listener| (listener, settings)),
             None => None,
         };
-        let webhook = self.bind_webhook().await?;
         let stop = self.engine.stop().clone();
         let signals = tokio::spawn(watch_signals(stop.clone())?);
         let (queue, consumer) = queue(WAITING_RUNS);
@@ -210,12 +203,12 @@ impl Daemon {
             next: Mutex::new(None),
             running_since: Mutex::new(None),
             watchers: Watchers::default(),
+            runs: tokio::sync::watch::Sender::default(),
             clock: Arc::clone(&self.clock),
             timetable: self.timetable.clone(),
             metrics: Arc::clone(&self.metrics),
             health: Mutex::new(Health::from_runs(&former_runs)),
             state_directory: self.monitoring.as_ref().map(|(_, directory)| directory.clone()),
-            runs: tokio::sync::watch::Sender::default(),
         });
         let announcer = self.announcer(&shared)?;
         tracing::info!("the daemon is up");
@@ -240,11 +233,11 @@ impl Daemon {
         let ended = worker.await;
         worked.cancel();
         let _ = server.await;
+        // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
+        webhook.iter().flatten().chain(&announcer).for_each(tokio::task::JoinHandle::abort);
         if let Some(monitor) = monitor {
             let _ = monitor.await;
         }
-        // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
-        webhook.iter().flatten().chain(&announcer).for_each(tokio::task::JoinHandle::abort);
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -269,8 +262,8 @@ impl Daemon {
     async fn bind_webhook(&self) -> Result<Option<(Webhook, Arc<Hints>)>, Failure> {
         let Some(settings) = &self.webhook else { return Ok(None) };
         let hints = Arc::new(Hints::new(settings.delay));
-        let deliveries = Arc::clone(&self.deliveries);
-        let webhook = Webhook::bind(settings.listen, &settings.token, Arc::clone(&hints), deliveries).await?;
+        let counter = Arc::clone(&self.metrics) as Arc<dyn Counter>;
+        let webhook = Webhook::bind(settings.listen, &settings.token, Arc::clone(&hints), counter).await?;
         tracing::info!(address = %settings.listen, "listening for Defguard's webhook");
         Ok(Some((webhook, hints)))
     }
@@ -400,8 +393,8 @@ async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunRep
         let report = Arc::new(shared.engine.run(ticket.key(), &shared.watchers).await);
         running(None);
         log_run(&report);
-        shared.learn(ticket.key(), &report);
         shared.runs.send_replace(Some(Arc::clone(&report)));
+        shared.learn(ticket.key(), &report);
         ticket.finish(report);
     }
 }

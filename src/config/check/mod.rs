@@ -56,9 +56,9 @@ pub(super) fn settings(
     let schedule = schedule(document.table("schedule"), now);
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
-    let monitoring = monitoring::monitoring(document.table("monitoring"));
     let webhook = events::webhook(document.table("webhook"), env);
     let notices = events::notices(document.table("notices"));
+    let monitoring = monitoring::monitoring(document.table("monitoring"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -71,9 +71,9 @@ pub(super) fn settings(
         schedule: schedule?,
         state,
         control,
-        monitoring,
         webhook: webhook?,
         notices: notices?,
+        monitoring,
         log,
         _checked: Checked,
     })
