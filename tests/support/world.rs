@@ -1223,7 +1223,7 @@ impl State {
             return;
         }
         // What is made between two runs was not made in the minutes of the next one.
-        let ago = if self.scripts[0].running { TimeDelta::zero() } else { TimeDelta::hours(1) };
+        let ago = if self.scripts[0].running { TimeDelta::zero() } else { TimeDelta::minutes(25) };
         let mut made = account(localpart, self.synapse_now() - ago);
         match kind {
             Kind::Plain => {}
