@@ -1,31 +1,46 @@
 //! The daemon: start order, schedule, signals, and the end of work in an orderly way.
 
+mod watched;
+
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     command::{Answer, Command, DaemonStatus, execute},
+    config::{MonitoringSettings, Settings, WebhookSettings},
     domain::{Failure, FailureClass, Peer},
     engine::{
         Engine, Progress, RunReport, RunRequest,
-        queue::{Consumer, Queue, queue},
+        queue::{Consumer, Queue, Refused, queue},
     },
-    ports::Clock,
+    notices::{Notices, Sight, Source},
+    ports::{Clock, Noticeboard},
     reconcile::Pass,
     schedule::Timetable,
-    serve::control::{Executor, Socket},
+    serve::{
+        control::{Executor, Socket},
+        health::Health,
+        listener::Listener,
+        metrics::Metrics,
+        monitor,
+        overview::Watched,
+        webhook::{Deliveries, Hints, Webhook, Wish},
+    },
 };
 
 /// How many different wishes may wait for their turn.
 const WAITING_RUNS: usize = 100;
+
+/// In so many former runs the last success is looked for.
+const REMEMBERED_RUNS: usize = 1000;
 
 /// The schedule is looked at again at least so often, since the clock can be put right and machines sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -38,6 +53,13 @@ pub struct Daemon {
     catch_up: bool,
     /// Draws the part of the jitter, 0 to 1.
     draw: fn() -> f64,
+    metrics: Arc<Metrics>,
+    /// How it is watched, and where the store is.
+    monitoring: Option<(MonitoringSettings, PathBuf)>,
+    webhook: Option<WebhookSettings>,
+    deliveries: Arc<Deliveries>,
+    /// Where people are told what to look at, and for how long Defguard has to be unusable before.
+    notices: Option<(Arc<dyn Noticeboard>, Duration)>,
 }
 
 /// What the parts of the daemon share.
@@ -46,7 +68,15 @@ struct Shared {
     queue: Queue<RunRequest, Arc<RunReport>>,
     started: DateTime<Utc>,
     next: Mutex<Option<(DateTime<Utc>, Pass)>>,
+    running_since: Mutex<Option<DateTime<Utc>>>,
     watchers: Watchers,
+    clock: Arc<dyn Clock>,
+    timetable: Timetable,
+    metrics: Arc<Metrics>,
+    health: Mutex<Health>,
+    state_directory: Option<PathBuf>,
+    /// The last run.
+    runs: tokio::sync::watch::Sender<Option<Arc<RunReport>>>,
 }
 
 /// Everybody who wants to know how far the run under way is.
@@ -98,6 +128,10 @@ impl Executor for Shared {
                     });
                     Answer::Status(status)
                 }
+                Answer::ByHand(hand) => {
+                    self.metrics.changes(hand.done.as_deref().unwrap_or_default());
+                    Answer::ByHand(hand)
+                }
                 answer => answer,
             },
         }
@@ -113,32 +147,104 @@ impl Daemon {
         catch_up: bool,
         draw: fn() -> f64,
     ) -> Self {
-        Self { engine: Arc::new(engine), clock, timetable, catch_up, draw }
+        let metrics = Arc::new(Metrics::new(clock.now()));
+        Self {
+            engine: Arc::new(engine),
+            clock,
+            timetable,
+            catch_up,
+            draw,
+            metrics,
+            monitoring: None,
+            webhook: None,
+            deliveries: Arc::default(),
+            notices: None,
+        }
+    }
+
+    /// Tells others how it is, as the config says. `metrics` also counts the requests of the engine.
+    #[must_use]
+    pub fn monitored(mut self, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self.monitoring = Some((settings.monitoring.clone(), settings.state.directory.clone()));
+        self
+    }
+
+    /// The same that receives Defguard's webhook, too.
+    #[must_use]
+    pub fn with_webhook(mut self, webhook: Option<WebhookSettings>) -> Self {
+        self.webhook = webhook;
+        self
+    }
+
+    /// The same that tells people, too, what to look at; of Defguard if it was unusable for so long.
+    #[must_use]
+    pub fn with_notices(mut self, board: Arc<dyn Noticeboard>, unusable_after: Duration) -> Self {
+        self.notices = Some((board, unusable_after));
+        self
+    }
+
+    /// How many deliveries of the webhook there were, to be read while the daemon runs.
+    pub fn deliveries(&self) -> Arc<Deliveries> {
+        Arc::clone(&self.deliveries)
     }
 
     /// Runs until a signal (SIGTERM or SIGINT) asks for the end; then the people in hand are finished. A second signal
     /// ends the program at once.
     pub async fn run(self, socket: &Path) -> Result<(), Failure> {
         let socket = Socket::bind(socket).await?;
+        let monitoring = match &self.monitoring {
+            Some((settings, _)) => listen(settings).await?.map(|listener| (listener, settings)),
+            None => None,
+        };
+        let webhook = self.bind_webhook().await?;
         let stop = self.engine.stop().clone();
         let signals = tokio::spawn(watch_signals(stop.clone())?);
         let (queue, consumer) = queue(WAITING_RUNS);
+        // If they cannot be read, the first run says so.
+        let former_runs = self.engine.store().runs(REMEMBERED_RUNS).unwrap_or_default();
         let shared = Arc::new(Shared {
             engine: Arc::clone(&self.engine),
             queue: queue.clone(),
             started: self.clock.now(),
             next: Mutex::new(None),
+            running_since: Mutex::new(None),
             watchers: Watchers::default(),
+            clock: Arc::clone(&self.clock),
+            timetable: self.timetable.clone(),
+            metrics: Arc::clone(&self.metrics),
+            health: Mutex::new(Health::from_runs(&former_runs)),
+            state_directory: self.monitoring.as_ref().map(|(_, directory)| directory.clone()),
+            runs: tokio::sync::watch::Sender::default(),
         });
+        let announcer = self.announcer(&shared)?;
         tracing::info!("the daemon is up");
         let executor: Arc<dyn Executor> = Arc::clone(&shared) as Arc<dyn Executor>;
         let server = tokio::spawn(socket.serve(executor, stop.clone().cancelled_owned()));
+        let worked = CancellationToken::new();
+        let watched: Arc<dyn Watched> = Arc::clone(&shared) as Arc<dyn Watched>;
+        let monitor = monitoring.map(|(listener, settings)| {
+            let routes = monitor::router(watched, Arc::clone(&self.metrics), settings.status_page_names);
+            tokio::spawn(listener.serve(routes, worked.clone()))
+        });
         let worker = tokio::spawn(work(Arc::clone(&shared), consumer));
+        let webhook = webhook.map(|(webhook, hints)| {
+            [
+                tokio::spawn(webhook.serve(stop.clone().cancelled_owned())),
+                tokio::spawn(follow(hints, queue.clone())),
+            ]
+        });
         self.tick(&shared, &stop).await;
         queue.close();
         // The run under way ends after the people in hand, then its askers get their answers.
         let ended = worker.await;
+        worked.cancel();
         let _ = server.await;
+        if let Some(monitor) = monitor {
+            let _ = monitor.await;
+        }
+        // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
+        webhook.iter().flatten().chain(&announcer).for_each(tokio::task::JoinHandle::abort);
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -149,6 +255,24 @@ impl Daemon {
                 format!("the worker broke down: {error}"),
             )
         })
+    }
+
+    /// Begins to tell people what the runs find.
+    fn announcer(&self, shared: &Arc<Shared>) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
+        let Some((board, unusable_after)) = &self.notices else { return Ok(None) };
+        let unusable_after = TimeDelta::from_std(*unusable_after).unwrap_or(TimeDelta::MAX);
+        let notices = Notices::new(unusable_after, &self.engine.store().standoffs()?);
+        let (board, clock) = (Arc::clone(board), Arc::clone(&self.clock));
+        Ok(Some(tokio::spawn(announce(Arc::clone(shared), shared.runs.subscribe(), notices, board, clock))))
+    }
+
+    async fn bind_webhook(&self) -> Result<Option<(Webhook, Arc<Hints>)>, Failure> {
+        let Some(settings) = &self.webhook else { return Ok(None) };
+        let hints = Arc::new(Hints::new(settings.delay));
+        let deliveries = Arc::clone(&self.deliveries);
+        let webhook = Webhook::bind(settings.listen, &settings.token, Arc::clone(&hints), deliveries).await?;
+        tracing::info!(address = %settings.listen, "listening for Defguard's webhook");
+        Ok(Some((webhook, hints)))
     }
 
     /// Puts a run into the queue at each tick.
@@ -214,12 +338,88 @@ fn awaken(
     }
 }
 
+/// Has the people looked at whom Defguard's events name, in one run after the other; what is named meanwhile gathers.
+async fn follow(hints: Arc<Hints>, queue: Queue<RunRequest, Arc<RunReport>>) {
+    loop {
+        let request = match hints.next().await {
+            Wish::People(people) => RunRequest::hinted(people),
+            Wish::Everybody => RunRequest::everybody(Pass::Frequent),
+        };
+        match queue.submit(request) {
+            // What fails is found by the schedule.
+            Ok(submitted) => drop(submitted.result().await),
+            Err(Refused::Full) => hints.note_everybody(),
+            Err(Refused::Closed) => return,
+        }
+    }
+}
+
+/// Tells people what the runs find. Nothing of it can let a run fail; what could not be told is told later.
+async fn announce(
+    shared: Arc<Shared>,
+    mut runs: tokio::sync::watch::Receiver<Option<Arc<RunReport>>>,
+    mut notices: Notices,
+    board: Arc<dyn Noticeboard>,
+    clock: Arc<dyn Clock>,
+) {
+    let mut looks = tokio::time::interval(LONGEST_SLEEP);
+    loop {
+        tokio::select! {
+            changed = runs.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let report = runs.borrow_and_update().clone();
+                let store = shared.engine.store();
+                let (Some(report), Ok(standing), Ok(conflicts)) = (report, store.standing(), store.standoffs()) else {
+                    continue;
+                };
+                let sight = Sight { held: standing.hold, source: Source::of(&report), conflicts };
+                notices.observe(sight, clock.now());
+            }
+            _ = looks.tick() => {}
+        }
+        if let Some(notice) = notices.due(clock.now()) {
+            let posted = board.post(&notice.text, &notice.key).await;
+            match &posted {
+                Ok(()) => tracing::info!("a notice was sent"),
+                Err(failure) => {
+                    tracing::warn!(%failure, mend = failure.mend.as_deref(), "a notice was not sent");
+                }
+            }
+            notices.tried(&notice, posted.is_ok(), clock.now());
+        }
+    }
+}
+
 /// Does the runs, one after the other.
 async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunReport>>) {
     while let Some(ticket) = consumer.next().await {
+        let running = |since| *shared.running_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        running(Some(shared.clock.now()));
         let report = Arc::new(shared.engine.run(ticket.key(), &shared.watchers).await);
+        running(None);
         log_run(&report);
+        shared.learn(ticket.key(), &report);
+        shared.runs.send_replace(Some(Arc::clone(&report)));
         ticket.finish(report);
+    }
+}
+
+/// Binds the address for those who watch. If the usual one, which the config does not name, cannot be had, the accounts
+/// are kept in step all the same.
+async fn listen(settings: &MonitoringSettings) -> Result<Option<Listener>, Failure> {
+    let Some(address) = settings.listen else { return Ok(None) };
+    match Listener::bind(address, "monitoring.listen").await {
+        Ok(listener) => {
+            tracing::info!(address = %listener.address(), "metrics and the status page are served");
+            Ok(Some(listener))
+        }
+        Err(failure) if !settings.listen_given => {
+            tracing::warn!(why = failure.why, mend = failure.mend, "no metrics are served: {}", failure.what);
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 
@@ -267,8 +467,6 @@ fn watch_signals(stop: CancellationToken) -> Result<impl Future<Output = ()> + S
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
     use crate::schedule::Cron;
 
@@ -349,5 +547,18 @@ mod tests {
             looks("01T12:01:00", &["09T12:01:00", "09T12:01:01"]),
             [Awakening::Due(Pass::Full), Awakening::Early(Duration::from_secs(269))]
         );
+    }
+
+    #[tokio::test]
+    async fn only_an_address_that_the_config_names_has_to_be_had() {
+        let taken = Listener::bind(([127, 0, 0, 1], 0).into(), "x").await.unwrap();
+        let settings = |listen_given| MonitoringSettings {
+            listen: Some(taken.address()),
+            listen_given,
+            status_page_names: false,
+        };
+        assert!(listen(&settings(false)).await.unwrap().is_none());
+        assert!(listen(&settings(true)).await.is_err());
+        assert!(listen(&MonitoringSettings { listen: None, ..settings(true) }).await.unwrap().is_none());
     }
 }

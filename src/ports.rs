@@ -69,6 +69,10 @@ pub trait Homeserver: Send + Sync {
     /// The account that has an e-mail address.
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid>;
 
+    /// When a client last did something with an account, as far as Synapse has noted it down; `None` if never. Only for
+    /// people to look at.
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>>;
+
     /// Writes one patch; creates the account if there is none. After any failure the outcome is unknown and parts of
     /// the patch may have been applied.
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure>;
@@ -204,6 +208,16 @@ pub trait Store: Send + Sync {
 
     /// Drops runs and journal lines from before a time.
     fn prune(&self, before: DateTime<Utc>) -> Result<(), Failure>;
+}
+
+/// A place where people read what they should look at.
+#[async_trait]
+pub trait Noticeboard: Send + Sync {
+    /// Looks whether something can be put up there. A failure says what is in the way and what to do.
+    async fn examine(&self) -> Result<(), Failure>;
+
+    /// Puts up a text. The same text with the same key is there once, however often it is put up in a short time.
+    async fn post(&self, text: &str, key: &str) -> Result<(), Failure>;
 }
 
 /// The time.

@@ -110,7 +110,7 @@ impl<'a> View<'a> {
         !self.questions.borrow().is_empty()
     }
 
-    fn ask(&self, question: Question) -> Stop {
+    pub(super) fn ask(&self, question: Question) -> Stop {
         self.questions.borrow_mut().insert(question);
         Stop::Pending
     }
@@ -265,7 +265,7 @@ impl<'a> View<'a> {
             Some(owner) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people })),
                 None if self.gives_up_subject(owner, account, subject, id) => {
-                    self.from_unless(owner, Harm::Relink)
+                    self.taken_unless_held(owner, Harm::Relink)
                 }
                 None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
             },
@@ -298,14 +298,14 @@ impl<'a> View<'a> {
             (Some(owner), _) if owner == id => Ok(Claim::Free),
             (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people })),
-                None => self.from_unless(owner, Harm::Email),
+                None => self.taken_unless_held(owner, Harm::Email),
             },
             (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
     /// It comes from `owner`, unless nothing can be done with them now, or the guard keeps back what they would lose.
-    fn from_unless(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
+    fn taken_unless_held(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
         let waits = self.scene.postponed.contains(&owner) || self.is_held(owner, harm);
         if waits { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
     }
@@ -329,32 +329,37 @@ impl<'a> View<'a> {
             }
             OnConflict::Adopt => {}
         }
+        self.unfit(account, subject).map_or(Ok(()), |why| Err(Some(why.to_owned())))
+    }
+
+    /// Why an account never becomes anybody's but by hand. `subject` is the login that it may carry for the person.
+    pub(super) fn unfit(&self, account: &Account, subject: Option<&Subject>) -> Option<&'static str> {
+        let rules = self.scene.rules;
         let summary = &account.summary;
         let other_login = account
             .logins(&rules.auth_provider)
             .any(|id| subject.is_none_or(|subject| subject.as_str() != id.external_id));
-        let why = if summary.mxid == rules.own {
-            "it is the account that this service itself uses"
+        if summary.mxid == rules.own {
+            Some("it is the account that this service itself uses")
         } else if summary.admin {
-            "it is a server admin"
+            Some("it is a server admin")
         } else if summary.guest {
-            "it is a guest"
+            Some("it is a guest")
         } else if account.appservice.is_some() {
-            "it belongs to an application service"
+            Some("it belongs to an application service")
         } else if summary.user_type.is_some() {
-            "it is a bot or of another special user type"
+            Some("it is a bot or of another special user type")
         } else if summary.deactivated {
-            "it is deactivated"
+            Some("it is deactivated")
         } else if summary.locked {
-            "it is locked"
+            Some("it is locked")
         } else if account.is_marked() {
-            "it carries an ownership marker of another person or instance"
+            Some("it carries an ownership marker of another person or instance")
         } else if other_login {
-            "another login of the same provider opens it"
+            Some("another login of the same provider opens it")
         } else {
-            return Ok(());
-        };
-        Err(Some(why.to_owned()))
+            None
+        }
     }
 
     /// The account that we made for a person by an intent that is not finished.
@@ -384,6 +389,12 @@ impl<'a> View<'a> {
                 || intent.creates.contains_key(&id)
                 || intent.moves.iter().any(|moved| Some(&moved.from) == mxid)
         })
+    }
+
+    /// Whether the templates give this account to somebody who has none.
+    pub(super) fn is_somebodys_name(&self, mxid: &Mxid) -> bool {
+        Localpart::new(mxid.localpart(), &self.scene.rules.server)
+            .is_ok_and(|localpart| self.localparts.contains_key(&localpart))
     }
 
     /// Whether an account with this MXID, or one that differs in case only, exists.
@@ -486,6 +497,6 @@ fn link_text(link: Option<&Link>) -> String {
     format!("{} {:?} {:?}", link.mxid, link.subject, link.applied.email.as_ref().map(Email::as_str))
 }
 
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     hex(text.as_bytes(), 32)
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+mod adopt;
 mod by_hand;
 mod conflicts;
 mod daemon;
@@ -11,10 +12,15 @@ mod drift;
 mod everybody;
 mod faults;
 mod ground;
+mod guard;
 mod killed;
+mod leaving;
+mod monitoring;
 mod names;
+mod notices;
 mod process;
 mod profile;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;
