@@ -302,6 +302,7 @@ struct Script {
     calls: usize,
     readings: usize,
     faults: BTreeMap<usize, Fault>,
+    running: bool,
     dead: bool,
     died: Arc<Notify>,
     hit: usize,
@@ -759,7 +760,7 @@ impl State {
         let died = Arc::new(Notify::new());
         let mut before = std::mem::take(&mut self.scripts[who].faults);
         before.extend(faults);
-        self.scripts[who] = Script { faults: before, died: died.clone(), ..Script::default() };
+        self.scripts[who] = Script { faults: before, running: true, died: died.clone(), ..Script::default() };
         died
     }
 
@@ -767,6 +768,7 @@ impl State {
     fn end(&mut self, who: usize) -> bool {
         let script = &mut self.scripts[who];
         script.faults.clear();
+        script.running = false;
         std::mem::take(&mut script.dead)
     }
 
@@ -1237,7 +1239,9 @@ impl State {
         if self.accounts.contains_key(&mxid) || self.is_just_being_made(&mxid) {
             return;
         }
-        let mut made = account(localpart, self.synapse_now());
+        // What is made between two runs was not made in the minutes of the next one.
+        let ago = if self.scripts[0].running { TimeDelta::zero() } else { TimeDelta::minutes(25) };
+        let mut made = account(localpart, self.synapse_now() - ago);
         match kind {
             Kind::Plain => {}
             Kind::Admin => made.summary.admin = true,
