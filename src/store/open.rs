@@ -82,7 +82,14 @@ impl SledStore {
             .map_err(failed("reading the id of the store"))?
             .map(|bytes| decode(META, KEY_ID, &bytes))
             .transpose()?;
-        match judge(place.id()?.as_deref(), found.as_deref(), trees.have_content()) {
+        let verdict = match judge(place.id()?.as_deref(), found.as_deref(), trees.have_content()) {
+            // sled takes damage in its log for the end of it, and opens without all that came after.
+            Verdict::Ours if trees.flushes()? < place.flushes()? => Verdict::Strange {
+                why: "the database lacks what was written last: it is damaged, or an older copy",
+            },
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Ours => Ok((Self::new(place, db, trees)?, Opened::Existing)),
             Verdict::Fresh => {
                 let (db, trees) = name(&place, db, trees, identity)?;
@@ -110,7 +117,8 @@ impl SledStore {
 
     fn new(place: Place, db: Db, trees: Trees) -> Result<Self, Failure> {
         let next_entry = trees.next_entry()?;
-        Ok(Self { trees, db, next_entry: Mutex::new(next_entry), _place: place })
+        let counter = Mutex::new(place.counter()?);
+        Ok(Self { trees, db, next_entry: Mutex::new(next_entry), counter, _place: place })
     }
 }
 
@@ -150,6 +158,8 @@ fn judge(expected: Option<&str>, found: Option<&str>, has_content: bool) -> Verd
 /// sled writes a snapshot only when it opens a database that has something in it; so it is opened once more, and from
 /// then on a missing snapshot is a loss.
 fn name(place: &Place, db: Db, trees: Trees, identity: &Identity) -> Result<(Db, Trees), Failure> {
+    // The count of the database before means nothing for this one.
+    place.counter()?.reset()?;
     let mut batch = sled::Batch::default();
     batch.insert(KEY_ID, encode(META, &identity.0)?);
     batch.insert(KEY_SCHEMA, encode(META, &SCHEMA)?);

@@ -4,13 +4,14 @@
 //! store/        the database (sled)
 //! store.id      the id of the database that belongs here
 //! store.lock    locked by the process that uses the database
+//! store.flushes how often the database was flushed to disk, as it says itself if it is whole
 //! store.lost-1  a database that did not belong here or was no longer whole, set aside
 //! ```
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -134,6 +135,27 @@ impl Place {
         write().map_err(|error| self.io("writing `store.id`", &error))
     }
 
+    /// How often the database was flushed, as far as that is known: 0 if the file is missing or is no number.
+    pub(super) fn flushes(&self) -> Result<u64, Failure> {
+        match fs::read(self.dir.join("store.flushes")) {
+            Ok(bytes) => {
+                Ok(std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(self.io("reading `store.flushes`", &error)),
+        }
+    }
+
+    /// The file in which flushes are counted.
+    pub(super) fn counter(&self) -> Result<Counter, Failure> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options
+            .open(self.dir.join("store.flushes"))
+            .map_err(|error| self.io("opening `store.flushes`", &error))?;
+        Ok(Counter { file, last: 0 })
+    }
+
     /// Moves the database aside, which must be closed; gives the new place. Nothing of it is deleted.
     pub(super) fn set_aside(&self) -> Result<PathBuf, Failure> {
         let free = (1_u64..)
@@ -153,6 +175,45 @@ impl Place {
             what,
             format!("{error} (the state directory is {})", self.dir.display()),
         )
+    }
+}
+
+/// Counts the flushes of the database beside it.
+#[derive(Debug)]
+pub(super) struct Counter {
+    file: File,
+    last: u64,
+}
+
+impl Counter {
+    /// Notes that so many flushes are on disk. The note itself is not flushed: after a power cut it may be an older one,
+    /// which claims less than is there.
+    pub(super) fn note(&mut self, flushes: u64) -> Result<(), Failure> {
+        // Several workers flush at once, and not in the order of their numbers.
+        if flushes > self.last {
+            self.write(flushes)?;
+            self.last = flushes;
+        }
+        Ok(())
+    }
+
+    /// Begins to count anew, for a new database.
+    pub(super) fn reset(&mut self) -> Result<(), Failure> {
+        self.write(0)?;
+        self.last = 0;
+        Ok(())
+    }
+
+    fn write(&self, flushes: u64) -> Result<(), Failure> {
+        // Always as long, so that one write replaces all of it.
+        self.file.write_all_at(format!("{flushes:020}\n").as_bytes(), 0).map_err(|error| {
+            Failure::new(
+                Peer::Store,
+                FailureClass::Transient,
+                "writing `store.flushes`",
+                format!("{error}; the state directory must be writable and have room"),
+            )
+        })
     }
 }
 
