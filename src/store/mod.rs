@@ -105,7 +105,7 @@ impl Trees {
     fn next_entry(&self) -> Result<u64, Failure> {
         match self.journal.last().map_err(failed("reading the end of the journal"))? {
             None => Ok(0),
-            Some((key, _)) => number(JOURNAL, &key).map(|last| last + 1),
+            Some((key, _)) => number(JOURNAL, &key).map(|last| last.saturating_add(1)),
         }
     }
 }
@@ -313,11 +313,17 @@ impl Store for SledStore {
     fn next_run(&self) -> Result<RunId, Failure> {
         let what = "numbering the run";
         let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
+        let kept = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
             Some(bytes) => decode(META, KEY_NEXT_RUN, &bytes)?,
             None => 1_u64,
         };
-        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &(next + 1))?).map_err(failed(what))?;
+        // No number is given twice, whatever is kept: it would replace the record of another run.
+        let last = match self.trees.runs.last().map_err(failed(what))? {
+            Some((key, _)) => number(RUNS, &key)?,
+            None => 0,
+        };
+        let next = kept.max(last.saturating_add(1));
+        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &next.saturating_add(1))?).map_err(failed(what))?;
         self.flush()?;
         Ok(RunId(next))
     }

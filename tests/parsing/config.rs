@@ -1,0 +1,1 @@
+//! The templates and the claims that they are given.
