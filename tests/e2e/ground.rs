@@ -127,6 +127,14 @@ impl Ground {
         self.write_config();
     }
 
+    /// Adds a whole table at the end of the config.
+    #[must_use]
+    pub fn with_table(mut self, table: &str) -> Self {
+        self.config = format!("{}\n{table}\n", self.config);
+        self.write_config();
+        self
+    }
+
     /// Takes a key out of the config.
     pub fn unset(&mut self, key: &str) {
         let (_, key) = key.split_once('.').unwrap();

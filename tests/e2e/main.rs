@@ -15,6 +15,7 @@ mod killed;
 mod names;
 mod process;
 mod profile;
+mod stream;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -186,7 +186,7 @@ static USED: LazyLock<(TempDir, Told)> = LazyLock::new(|| {
     // Opening it writes a snapshot, so what is told has to be told by a copy.
     let copy = copied(dir.path());
     let told = told(&open(copy.path()).unwrap().0);
-    assert_eq!(told.failures(), [&Failure::new(Peer::Store, FailureClass::Permanent, "", ""); 0]);
+    assert!(told.failures().is_empty(), "{told:?}");
     assert_eq!(told.links.as_ref().unwrap().len(), 8);
     assert_eq!(told.journal.as_ref().unwrap().len(), 16);
     (dir, told)
