@@ -14,8 +14,8 @@ pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
     about,
     max_term_width = 100,
     after_help = "While the daemon runs, the verbs go through its control socket; else they do their work themselves.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 some people failed, 5 Defguard or Synapse \
-                  cannot be used."
+                  Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 some people failed, 4 held by the guard, \
+                  5 Defguard or Synapse cannot be used."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -42,6 +42,8 @@ pub(super) enum Verb {
     Sync(Sync),
     /// Show what a sync would do, and change nothing
     Plan(Plan),
+    /// Let run what the guard holds, once, and only what `plan` showed with this digest
+    Approve(Approve),
     /// Explain one person: who they are, what each template gives, which account, what would be done and why
     Explain(Explain),
     /// Say that an account is a person's
@@ -83,6 +85,13 @@ pub(super) struct Plan {
     /// Plan a full pass
     #[arg(long)]
     pub(super) full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    /// The digest that `plan` or `status` shows
+    #[arg(value_name = "DIGEST")]
+    pub(super) digest: String,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,8 @@ pub(crate) enum Edit {
     Replace(&'static str),
     /// Something is nested so deep in its place.
     Deep(usize, bool),
+    /// Its key is another one.
+    Rename,
     /// Its key stands there twice, with this as the second value.
     Twice(&'static str),
 }
@@ -94,6 +96,7 @@ pub(crate) fn damage() -> impl Strategy<Value = Damage> {
 fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         2 => Just(Edit::Remove),
+        1 => Just(Edit::Rename),
         4 => prop::sample::select(VALUES).prop_map(Edit::Replace),
         1 => (prop::sample::select(vec![10, 100, 130, 20_000]), any::<bool>()).prop_map(|(n, end)| Edit::Deep(n, end)),
         2 => prop::sample::select(VALUES).prop_map(Edit::Twice),
@@ -109,7 +112,7 @@ impl Damage {
                 let mut paths = Vec::new();
                 every_path(&value, &mut Vec::new(), &mut paths);
                 let path = at.get(&paths);
-                let keys = matches!(edit, Edit::Remove | Edit::Twice(_))
+                let keys = matches!(edit, Edit::Remove | Edit::Rename | Edit::Twice(_))
                     && path.last().is_some_and(|key| key.parse::<usize>().is_err());
                 (edited(value, path, edit).into_bytes(), Some(Place { path: path.clone(), keys }))
             }
@@ -156,6 +159,7 @@ fn edited(mut value: Value, path: &[String], edit: &Edit) -> String {
     let Some((last, above)) = path.split_last() else {
         return match edit {
             Edit::Remove => String::new(),
+            Edit::Rename => raw(&value),
             Edit::Replace(text) => (*text).to_owned(),
             Edit::Deep(levels, ended) => deep(*levels, *ended),
             // There is no key at the top: the whole text stands twice.
@@ -168,17 +172,24 @@ fn edited(mut value: Value, path: &[String], edit: &Edit) -> String {
     });
     let (old, key) = match holder {
         Value::Object(map) if matches!(edit, Edit::Remove) => (map.shift_remove(last), true),
+        Value::Object(map) if matches!(edit, Edit::Rename) => {
+            let old = map.shift_remove(last).unwrap();
+            map.insert(format!("{last}_"), old.clone());
+            (Some(old), true)
+        }
         Value::Object(map) => (map.insert(last.clone(), Value::from(HERE)), true),
         Value::Array(list) if matches!(edit, Edit::Remove) => {
             (Some(list.remove(last.parse().unwrap())), false)
         }
         Value::Array(list) => {
-            (Some(std::mem::replace(&mut list[last.parse::<usize>().unwrap()], Value::from(HERE))), false)
+            let here = &mut list[last.parse::<usize>().unwrap()];
+            let new = if matches!(edit, Edit::Rename) { here.clone() } else { Value::from(HERE) };
+            (Some(std::mem::replace(here, new)), false)
         }
         _ => unreachable!("a path leads through lists and objects"),
     };
     let new = match edit {
-        Edit::Remove => String::new(),
+        Edit::Remove | Edit::Rename => String::new(),
         Edit::Replace(text) => (*text).to_owned(),
         Edit::Deep(levels, ended) => deep(*levels, *ended),
         Edit::Twice(text) if key => {
@@ -202,6 +213,7 @@ fn damage_does_what_it_says() {
         (&["a", "1", "b"][..], Edit::Twice("3"), r#"{"a":[1,{"b":2, "b": 3}]}"#),
         (&["a", "1", "b"], Edit::Remove, r#"{"a":[1,{}]}"#),
         (&["a", "0"], Edit::Replace("{}"), r#"{"a":[{},{"b":2}]}"#),
+        (&["a", "1", "b"], Edit::Rename, r#"{"a":[1,{"b_":2}]}"#),
         (&["a"], Edit::Deep(2, true), r#"{"a":[[1]]}"#),
         (&[], Edit::Remove, ""),
     ] {

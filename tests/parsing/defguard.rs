@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     cases,
-    damage::{Damage, damage},
+    damage::{Damage, Edit, damage},
     server::{RUNTIME, Reply, Server},
 };
 
@@ -143,7 +143,8 @@ proptest! {
         }
         let Some(place) = place else { return Ok(()) };
         let read = READ.iter().any(|key| place.is(&["data", "*", key]));
-        if place.is(&["data", "*"]) || (read && place.keys) {
+        let row = place.is(&["data", "*"]) && !matches!(damage, Damage::Json(_, Edit::Rename));
+        if row || (read && place.keys) {
             prop_assert!(!listing.is_complete(), "a person that cannot be read went unseen");
         }
         if place.is_in(&["data", "*", "*"]) && !READ.iter().any(|key| place.is_in(&["data", "*", key])) {
@@ -181,6 +182,29 @@ proptest! {
                 prop_assert!(!place.is_some_and(|place| place.keys && place.is(&["msg"])), "{}", text);
             }
             Lookup::Unknown(failure) => tells_nobody(&failure)?,
+        }
+    }
+
+    #[test]
+    fn a_damaged_list_of_groups_is_refused_or_lacks_nobody_of_the_other_groups(damage in damage()) {
+        let ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = recorded(include_str!("../data/defguard/04-group-info.http"));
+        let groups: Vec<Value> = serde_json::from_str(&whole).unwrap();
+        let (body, place) = damage.to_json(&whole);
+        ground.server.set("GET /api/v1/group-info", Reply::json(200, body));
+        let names = match RUNTIME.block_on(ground.defguard.group_members()) {
+            Ok(names) => names,
+            Err(failure) => return tells_nobody(&failure),
+        };
+        let Some(place) = place else { return Ok(()) };
+        prop_assert!(!(place.keys && place.is(&["*", "members"])));
+        for (at, group) in groups.iter().enumerate() {
+            if place.path.first() == Some(&at.to_string()) || place.path.is_empty() {
+                continue;
+            }
+            for member in group["members"].as_array().unwrap() {
+                prop_assert!(names.contains(&Username::new(member.as_str().unwrap())), "{}", member);
+            }
         }
     }
 

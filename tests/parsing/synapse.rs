@@ -220,6 +220,58 @@ proptest! {
     }
 }
 
+/// What is asked before an account is taken from its owner, and what Synapse answers.
+const DEVICES: &str = r#"{"devices":[{"device_id":"ABC","display_name":"Element on a phone","last_seen_ip":"10.0.0.1","last_seen_user_agent":"x","last_seen_ts":1795633754724,"user_id":"@alice:sync.test"},{"device_id":"DEF","display_name":null,"last_seen_ip":null,"last_seen_user_agent":null,"last_seen_ts":null,"user_id":"@alice:sync.test"}],"total":2}"#;
+const PUSHERS: &str = r#"{"pushers":[{"app_display_name":"Email Notifications","app_id":"m.email","data":{},"device_display_name":"alice@example.com","kind":"email","lang":"en","profile_tag":"","pushkey":"alice@example.com"}],"total":1}"#;
+const ROOMS: &str = r#"{"joined_rooms":["!a:sync.test","!b:sync.test"],"total":2}"#;
+const RECORD: &str = r#"{"store":"00000000000000000000000000000007","generation":7,"holder":"0123abcd","until":"2026-11-02T12:00:00Z"}"#;
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn a_damaged_answer_about_what_an_account_has_is_refused_or_lacks_nothing_else(damage in damage(), which in 0..3) {
+        let ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, whole, list) = [
+            ("v2/users/@alice:sync.test/devices", DEVICES, "devices"),
+            ("v1/users/@alice:sync.test/pushers", PUSHERS, "pushers"),
+            ("v1/users/@alice:sync.test/joined_rooms", ROOMS, "joined_rooms"),
+        ][which as usize];
+        let (body, place) = damage.to_json(whole);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        ground.server.set(&format!("GET /_synapse/admin/{path}"), Reply::json(200, body));
+        let (counted, of) = match which {
+            0 => (RUNTIME.block_on(ground.synapse.sessions(&alice())).map(|found| found.len()), 2),
+            1 => (RUNTIME.block_on(ground.synapse.email_pushers(&alice())).map(|found| found.len()), 1),
+            _ => (RUNTIME.block_on(ground.synapse.rooms(&alice())).map(|found| found.len()), 2),
+        };
+        match counted {
+            Ok(counted) => {
+                let Some(place) = place else { return Ok(()) };
+                prop_assert!(!place.is(&[list]) || !place.keys, "{}", text);
+                prop_assert!(counted >= of - usize::from(place.is_in(&[list]) || place.path.is_empty()), "{}", text);
+                prop_assert!(!(place.keys && place.is(&["devices", "*", "device_id"])), "{}", text);
+            }
+            Err(failure) => tells_nobody(&failure)?,
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_of_ours_is_never_taken_for_none(damage in damage()) {
+        let ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = Mxid::parse("@admin:sync.test", &ServerName::try_from("sync.test").unwrap()).unwrap();
+        let (body, place) = damage.to_json(RECORD);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let path = "GET /_matrix/client/v3/user/@admin:sync.test/account_data/defguard-synapse-sync.state.hq";
+        ground.server.set(path, Reply::json(200, body));
+        match RUNTIME.block_on(ground.synapse.service_record(&own, &Instance::new("hq"))) {
+            Ok(None) => prop_assert_eq!(text, "{}"),
+            Ok(Some(_)) => prop_assert!(!place.is_some_and(|place| place.keys), "{}", text),
+            Err(failure) => tells_nobody(&failure)?,
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases(80))]
 
