@@ -12,6 +12,7 @@ mod everybody;
 mod faults;
 mod ground;
 mod killed;
+mod leaving;
 mod names;
 mod process;
 mod profile;
