@@ -22,6 +22,7 @@ use url::Url;
 #[allow(unused_imports, reason = "each test program uses a part")]
 pub use self::{
     faults::{Action, Fault, Faults},
+    heap::Heap,
     person::{NewPerson, Row},
     server::Request,
     state::{ADMIN_PASSWORD, MFAUSER_PASSWORD, MFAUSER_TOTP, NORMAL_PASSWORD, Refused, State},
