@@ -5,11 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts},
+    config::{
+        DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts,
+        homeserver_yaml::Facts,
+    },
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
-    http::HttpOptions,
+    http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
     ports::{Clock, Directory, Homeserver, Store},
     reconcile::Scope,
@@ -31,6 +34,19 @@ impl Clock for SystemClock {
 
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    Ok(Arc::new(defguard(settings, clock)?))
+}
+
+/// The same with all that can be asked of Defguard, for `check`.
+pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
+    defguard_counted(settings, clock, None)
+}
+
+fn defguard_counted(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    meter: Option<Arc<dyn Meter>>,
+) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -47,9 +63,10 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
-    Ok(Arc::new(Defguard::new(options, http, clock)?))
+    Defguard::new(options, http, clock)
 }
 
 /// The client for Synapse.
@@ -57,11 +74,17 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
     Ok(Arc::new(synapse(settings)?))
 }
 
-fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+/// The same with all that can be asked of Synapse, for `check`.
+pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+    synapse_counted(settings, None)
+}
+
+fn synapse_counted(settings: &Settings, meter: Option<Arc<dyn Meter>>) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        meter,
         ..HttpOptions::default()
     };
     let options =
@@ -103,9 +126,15 @@ pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
 }
 
 /// Makes the mapper that the engine uses.
-pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+pub fn mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
     let scopes = Scopes::new(scopes.iter().cloned());
     Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// The same for the claims of a login alone.
+fn login_mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map_as_login(person, &scopes, server))
 }
 
 /// Opens the store. `random` names it if it is new.
@@ -183,7 +212,18 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store)
+    engine_on(settings, templates, homeserver(settings)?, store, None)
+}
+
+/// The same, with somebody who counts its requests.
+pub fn counted_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    meter: Arc<dyn Meter>,
+) -> Result<Engine, Failure> {
+    let homeserver = Arc::new(synapse_counted(settings, Some(Arc::clone(&meter)))?);
+    engine_on(settings, templates, homeserver, store, Some(meter))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -192,7 +232,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, None)
 }
 
 fn engine_on(
@@ -200,16 +240,20 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
+    meter: Option<Arc<dyn Meter>>,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Engine::new(
-        directory(settings, Arc::clone(&clock))?,
+    let templates = Arc::new(templates);
+    let engine = Engine::new(
+        Arc::new(defguard_counted(settings, Arc::clone(&clock), meter)?),
         homeserver,
         store,
         clock,
-        mapper(templates, &settings.defguard.scopes),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
+    Ok(engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes)))
 }
 
 /// When the daemon runs.

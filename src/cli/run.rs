@@ -10,16 +10,23 @@ use super::{
 use crate::{
     assemble::{self, SystemClock, timetable},
     daemon::Daemon,
+    http::Meter,
+    ports::Clock as _,
+    serve::metrics::Metrics,
 };
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
     let (settings, templates) = session::load(&global.config)?;
     session::log(&settings, true);
+    let clock = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new(clock.now()));
     let engine = session::store(&settings)
-        .and_then(|store| assemble::engine(&settings, templates, store))
+        .and_then(|store| {
+            assemble::counted_engine(&settings, templates, store, Arc::clone(&metrics) as Arc<dyn Meter>)
+        })
         .map_err(|failure| complain_failure(&failure))?;
-    let daemon =
-        Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
+    let daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
+        .monitored(&settings, metrics);
     match daemon.run(&settings.control.socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),

@@ -96,6 +96,30 @@ impl Session {
         Ok(Self { settings })
     }
 
+    /// The same with settings that were read before.
+    pub(super) fn of(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// The config.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Has a question answered by the daemon if one is running, else in this process, and says nothing itself.
+    pub(super) async fn try_answer(&self, command: &Command) -> Result<Answer, Failure> {
+        let bar = Bar::new();
+        let answer = match self.ask(command, &bar).await? {
+            Some(answer) => answer,
+            None => execute(&self.build(command)?, command, bar.as_ref()).await,
+        };
+        bar.clear();
+        match answer {
+            Answer::Failed(failure) => Err(failure),
+            answer => Ok(answer),
+        }
+    }
+
     /// Has a command done by the daemon if one is running, else in this process.
     pub(super) async fn answer(&self, command: &Command) -> Result<Answer, Exit> {
         let bar = Bar::new();
@@ -157,23 +181,26 @@ impl Session {
         Ok(answer)
     }
 
-    /// The engine for a command. One that only looks cannot write to Synapse, and makes no store.
+    /// The engine for a command, or a complaint.
     fn engine(&self, command: &Command) -> Result<Engine, Exit> {
+        self.build(command).map_err(|failure| complain_failure(&failure))
+    }
+
+    /// The engine for a command. One that only looks cannot write to Synapse, and makes no store.
+    fn build(&self, command: &Command) -> Result<Engine, Failure> {
         let settings = &self.settings;
         let templates = assemble::templates(&settings.templates).map_err(|findings| {
-            complain_findings(&findings);
-            Exit::Usage
+            let what = "compiling the templates";
+            let why = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Failure::new(Peer::Store, FailureClass::Permanent, what, why)
         })?;
-        let build = || {
-            // What cannot be found out is found out, and explained, when the store is opened.
-            let no_store = matches!(store::exists(&settings.state.directory), Ok(false));
-            if command.only_looks() {
-                let store = if no_store { Arc::new(store::Nothing) } else { self.own_store()? };
-                return assemble::engine_that_only_looks(settings, templates, store);
-            }
-            assemble::engine(settings, templates, self.own_store()?)
-        };
-        build().map_err(|failure| complain_failure(&failure))
+        // What cannot be found out is found out, and explained, when the store is opened.
+        let no_store = matches!(store::exists(&settings.state.directory), Ok(false));
+        if command.only_looks() {
+            let store = if no_store { Arc::new(store::Nothing) } else { self.own_store()? };
+            return assemble::engine_that_only_looks(settings, templates, store);
+        }
+        assemble::engine(settings, templates, self.own_store()?)
     }
 
     /// Opens the store, but not as root if it is another user's: files that root makes in it would keep that user's

@@ -126,6 +126,14 @@ impl Stream {
         let kind = self.random.random_range(0..10);
         let (what, writes) = match kind {
             0..=5 => {
+                // Whoever was shown by the reading under way, since only their leaving moves those who were not.
+                let shown = self.readings.last().map(|reading| &reading.shown);
+                let shown: Vec<i64> = people
+                    .iter()
+                    .copied()
+                    .filter(|id| shown.is_some_and(|shown| shown.contains(id)))
+                    .collect();
+                let id = shown.choose(&mut self.random).copied().unwrap_or(id);
                 let username = state.people.get(id).unwrap().username.clone();
                 state.delete(id).unwrap();
                 self.gone.insert(id);
