@@ -145,12 +145,13 @@ impl Company {
         };
         let report = self.ground.run(Pass::Frequent).await;
         assert_eq!(report.completeness, Some(Completeness::Complete), "{report:#?}");
-        let mut trick = self.trick();
-        trick.left = 0;
-        for (number, shown) in trick.readings.iter().take(readings).enumerate() {
-            assert!(!shown.contains(&victim), "reading {number} showed #{victim}");
+        {
+            let mut trick = self.trick();
+            trick.left = 0;
+            for (number, shown) in trick.readings.iter().take(readings).enumerate() {
+                assert!(!shown.contains(&victim), "reading {number} showed #{victim}");
+            }
         }
-        drop(trick);
         assert!(self.ground.defguard.state().people.get(victim).is_some());
         assert!(!self.ground.is_locked(&self.name_of(victim)).await, "{report:#?}");
         let links = self.ground.engine().store().links().unwrap();

@@ -303,10 +303,12 @@ impl Story {
     /// Nobody who was there and active before, after and all through has lost anything.
     async fn nobody_present_is_touched(&mut self, before: &BTreeSet<i64>) {
         let here: BTreeSet<i64> = self.active().intersection(before).copied().collect();
-        let stream = self.stream.lock().unwrap();
-        self.owners = stream.ever.iter().map(|(id, localpart)| (localpart.clone(), *id)).collect();
-        let safe: BTreeSet<i64> = here.difference(&stream.away).copied().collect();
-        drop(stream);
+        let (owners, safe): (_, BTreeSet<i64>) = {
+            let stream = self.stream();
+            let owners = stream.ever.iter().map(|(id, localpart)| (localpart.clone(), *id)).collect();
+            (owners, here.difference(&stream.away).copied().collect())
+        };
+        self.owners = owners;
         for write in self.ground.proxy.writes() {
             let owner = self.owner_of(&write);
             if owner.is_some_and(|id| safe.contains(&id)) {
@@ -344,13 +346,14 @@ impl Story {
 
     /// How it must be in the end.
     async fn everybody_is_where_they_belong(&self) {
-        let stream = self.stream();
-        let (gone, disabled, owners) = (stream.gone.clone(), stream.disabled.clone(), self.owners.clone());
-        drop(stream);
+        let (gone, disabled) = {
+            let stream = self.stream();
+            (stream.gone.clone(), stream.disabled.clone())
+        };
         let mut locked = 0;
         for account in self.ground.synapse.accounts().await {
             let localpart = localpart(account["name"].as_str().unwrap());
-            let Some(id) = owners.get(localpart) else { continue };
+            let Some(id) = self.owners.get(localpart) else { continue };
             let leaves = gone.contains(id) || disabled.contains(id);
             assert_eq!(account["locked"], leaves, "#{id}: gone {}, {account:#}", gone.contains(id));
             assert_eq!(account["deactivated"], false, "#{id}: {account:#}");
