@@ -181,6 +181,7 @@ fn run(id: u64, at: DateTime<Utc>) -> RunRecord {
         ended: at,
         full: false,
         exit_code: 0,
+        failed: 0,
         summary: String::new(),
         people: BTreeMap::new(),
         changes: BTreeMap::new(),
