@@ -1,5 +1,7 @@
 //! `revert` and `migrate finish`.
 
+use std::collections::BTreeMap;
+
 use super::{
     arguments::{Finish, Global, Revert},
     output::{Exit, ask, complain, complain_failure, complain_unknown, say, say_json},
@@ -134,13 +136,10 @@ fn grouped(
     name: &dyn Fn(&BatchPerson) -> String,
     lines: impl Fn(&BatchPerson) -> Vec<String>,
 ) {
-    let mut all: Vec<(String, Vec<String>)> = Vec::new();
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for it in &report.people {
         for line in lines(it) {
-            match all.iter_mut().find(|(text, _)| *text == line) {
-                Some((_, people)) => people.push(name(it)),
-                None => all.push((line, vec![name(it)])),
-            }
+            all.entry(line).or_default().push(name(it));
         }
     }
     if all.is_empty() {

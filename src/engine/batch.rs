@@ -9,12 +9,12 @@ use super::{
     Engine, Progress, StepText,
     apply::Applied,
     gather::{Gathered, MOST_ROUNDS, NOTHING_HELD, no_end},
-    report::{code_of, steps_of},
+    report::code_of,
 };
 use crate::{
     domain::{Change, DefguardId, Entry, Failure, Harm, Mxid, RunId, Username, hex},
     ports::{JournalFilter, Outcome},
-    reconcile::{Batch, BatchDecision, BatchPlan, LeftAsIs, Pass, decide_finish, decide_revert},
+    reconcile::{Batch, BatchDecision, BatchPlan, LeftAsIs, Pass, Rung, Step, decide_finish, decide_revert},
 };
 
 /// What a change by hand for many people does or did.
@@ -225,8 +225,16 @@ fn leave_the_unclear(seen: &Gathered, plan: &mut BatchPlan) {
     }
 }
 
+/// A step in words. That somebody is unlocked by hand says nothing of why.
+fn text(step: &Step) -> StepText {
+    match step {
+        Step::Ladder { mxid, rung: Rung::Unlock(_), .. } => StepText(format!("unlock {mxid}")),
+        step => StepText::of(step),
+    }
+}
+
 fn digest(plan: &BatchPlan) -> String {
-    let steps = plan.groups.iter().flat_map(|group| group.steps.iter().map(StepText::of));
+    let steps = plan.groups.iter().flat_map(|group| group.steps.iter().map(text));
     let links = plan
         .groups
         .iter()
@@ -244,7 +252,8 @@ fn people(seen: &Gathered, plan: &BatchPlan, applied: Option<&Applied>) -> Vec<B
         let listed = seen.listing.people().get(&id).map(|person| person.username.clone());
         let group = group_of.get(&id);
         let done = group.and_then(|group| applied?.groups.get(&group.key));
-        let mut steps = group.map(|group| steps_of(group, id)).unwrap_or_default();
+        let steps = group.into_iter().flat_map(|group| group.steps.iter().filter(|step| step.person() == id));
+        let mut steps: Vec<StepText> = steps.map(text).collect();
         if group.is_some_and(|group| group.made.contains_key(&id)) {
             steps.push(StepText("forget the link".to_owned()));
         }

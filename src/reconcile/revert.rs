@@ -205,7 +205,7 @@ impl Back<'_> {
         };
         let newest = self.journal.iter().rfind(of_lock).and_then(|entry| entry.run);
         if !summary.locked {
-            plan.leave(self.id, LOCK, format!("{} is not locked any more", self.mxid));
+            plan.leave(self.id, LOCK, "the account is not locked any more");
         } else if link.lifecycle.locked.is_none() {
             plan.leave(self.id, LOCK, "the account is locked by somebody else by now");
         } else if newest != Some(self.run) {
@@ -361,9 +361,8 @@ fn warn(view: &View<'_>, draft: &Draft, plan: &mut BatchPlan) {
     let scene = view.scene;
     let rules = scene.rules;
     let (id, wanted) = (draft.id, view.is_wanted(draft.id));
-    let protect = draft.mxid.as_ref().map_or_else(String::new, |mxid| {
-        format!(", or add \"{}\" to off_boarding.protect", mxid.localpart())
-    });
+    // The same for everybody, so that many are told in one line.
+    let protect = ", or add the account to off_boarding.protect";
     if !draft.rungs.is_empty() && !wanted {
         let person = scene.people.get(&id);
         let proof = format!(
