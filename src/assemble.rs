@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    alive::Alive,
     config::{DefguardAuth, Finding, Globs, Settings, TemplateText, TemplateTexts},
     defguard::{self, Defguard},
     domain::{Failure, MappedField, Username},
@@ -31,6 +32,14 @@ impl Clock for SystemClock {
 
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    live_directory(settings, clock, &Alive::default())
+}
+
+fn live_directory(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    alive: &Alive,
+) -> Result<Arc<dyn Directory>, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -47,6 +56,7 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        alive: alive.clone(),
         ..HttpOptions::default()
     };
     Ok(Arc::new(Defguard::new(options, http, clock)?))
@@ -54,14 +64,15 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The client for Synapse.
 pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
-    Ok(Arc::new(synapse(settings)?))
+    Ok(Arc::new(synapse(settings, &Alive::default())?))
 }
 
-fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+fn synapse(settings: &Settings, alive: &Alive) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        alive: alive.clone(),
         ..HttpOptions::default()
     };
     let options =
@@ -149,7 +160,33 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store)
+    daemon_engine(settings, templates, store, &Alive::default())
+}
+
+/// The same for the daemon, giving a sign of life at each try of a request.
+pub fn daemon_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    alive: &Alive,
+) -> Result<Engine, Failure> {
+    engine_on(settings, templates, Arc::new(synapse(settings, alive)?), store, alive)
+}
+
+/// The daemon's engine for a config that was read again, on the same store.
+pub fn renewed(
+    engine: &Engine,
+    settings: &Settings,
+    templates: Templates,
+    alive: &Alive,
+) -> Result<Engine, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Ok(engine.renewed(
+        live_directory(settings, clock, alive)?,
+        Arc::new(synapse(settings, alive)?),
+        mapper(templates, &settings.defguard.scopes),
+        options(settings),
+    ))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -158,7 +195,8 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+    let alive = Alive::default();
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings, &alive)?)), store, &alive)
 }
 
 fn engine_on(
@@ -166,10 +204,11 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
+    alive: &Alive,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     Ok(Engine::new(
-        directory(settings, Arc::clone(&clock))?,
+        live_directory(settings, Arc::clone(&clock), alive)?,
         homeserver,
         store,
         clock,

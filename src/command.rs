@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
-    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, StepText},
+    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, Stage, StepText},
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
 };
@@ -96,8 +96,12 @@ pub enum Line {
         /// All there are.
         total: usize,
     },
+    /// The work was taken on, and is done whether or not the asker stays.
+    Taken,
     /// The work waits until the run under way is done.
     Waiting,
+    /// Another part of the work begins.
+    Stage(Stage),
     /// The answer; the last line.
     Answer(Answer),
 }

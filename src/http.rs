@@ -8,7 +8,10 @@ use bytes::{Bytes, BytesMut};
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode, header::HeaderMap, redirect};
 use tokio::sync::Semaphore;
 
-use crate::domain::{Failure, FailureClass, Peer};
+use crate::{
+    alive::Alive,
+    domain::{Failure, FailureClass, Peer},
+};
 
 /// What is the same for every request to one server.
 #[derive(Debug, Clone)]
@@ -25,6 +28,8 @@ pub struct HttpOptions {
     pub max_body: usize,
     /// Certificate authorities (PEM) that are trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
+    /// Is given a sign at each try.
+    pub alive: Alive,
 }
 
 impl Default for HttpOptions {
@@ -36,12 +41,13 @@ impl Default for HttpOptions {
             pause: Duration::from_millis(500),
             max_body: 256 << 20,
             ca_pem: None,
+            alive: Alive::default(),
         }
     }
 }
 
 /// The longest pause that a server can make us take between two tries. Asked for more, we give up and say so.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How a failure begins whose request never left: nothing can have come of it.
 pub const NOT_SENT: &str = "could not connect";
@@ -120,6 +126,7 @@ impl Http {
         let transient = |why: String| Failure::new(self.peer, FailureClass::Transient, what, why);
         let _place =
             self.places.acquire().await.map_err(|_| transient("the client is shut down".to_owned()))?;
+        self.options.alive.sign();
         let mut response = request.send().await.map_err(|error| self.transport(what, &error))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = BytesMut::new();

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::LogFormat;
 
 /// Where the config is if nothing else is said.
 pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
@@ -32,6 +35,27 @@ pub(super) struct Global {
     /// Print JSON for programs instead of tables for people
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Log to standard error in this form, also where systemd would take the log into its journal
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(super) log_format: Option<GivenFormat>,
+}
+
+/// A form of the log that is asked for on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum GivenFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl From<GivenFormat> for LogFormat {
+    fn from(given: GivenFormat) -> Self {
+        match given {
+            GivenFormat::Text => Self::Text,
+            GivenFormat::Json => Self::Json,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +84,24 @@ pub(super) enum Verb {
     Render(Render),
     /// Check the config, both servers, our rights there, and the templates on every person
     Check,
+    /// Make the man pages and the completions of shells
+    #[command(subcommand)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Generate {
+    /// Write one man page for the program and one for each verb
+    Man {
+        /// Where to; it is made if it is not there
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +115,13 @@ pub(super) struct Sync {
     /// Read every owned account and repair what the list of accounts does not show
     #[arg(long)]
     pub(super) full: bool,
+    /// Wait for the end, show how far it is and what was done, and end with the exit code of the run; this is the
+    /// default
+    #[arg(long, overrides_with = "no_wait")]
+    pub(super) wait: bool,
+    /// Only tell the daemon, and do not wait
+    #[arg(long, overrides_with = "wait", conflicts_with = "dry_run")]
+    pub(super) no_wait: bool,
 }
 
 #[derive(Debug, Args)]

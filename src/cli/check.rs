@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     arguments::Global,
-    check_machine,
+    check_machine, log,
     output::{Exit, say, say_json},
     page::{self, Page, named},
     session,
@@ -46,7 +46,7 @@ pub(super) async fn check(global: &Global) -> Result<Exit, Exit> {
             return Err(Exit::Usage);
         }
     };
-    session::log(&settings, false);
+    log::begin(&settings.log, global, false);
     let mut items: Vec<Item> = warnings.iter().map(Item::finding).collect();
     items.push(Item::ok("config", format!("{} can be used", global.config.display())));
     check_machine::note(&mut items, &settings).await;

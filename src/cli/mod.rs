@@ -6,8 +6,10 @@ mod arguments;
 mod check;
 mod check_machine;
 mod explain;
+mod generate;
 mod hand;
 mod journal;
+mod log;
 mod output;
 mod page;
 mod render;
@@ -25,7 +27,7 @@ use self::{
     output::Exit,
 };
 
-pub use self::sync::show as show_report;
+pub use self::{generate::command, sync::show as show_report};
 
 /// Reads the arguments, does what they say and gives the exit code.
 pub fn main() -> ExitCode {
@@ -55,5 +57,6 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check => check::check(global).await,
+        Verb::Generate(verb) => generate::generate(verb),
     }
 }

@@ -1,26 +1,48 @@
 //! `run`: the daemon.
 
-use std::sync::Arc;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use super::{
     arguments::Global,
+    log::{self, Log},
     output::{Exit, complain_failure},
     session,
 };
 use crate::{
+    alive::Alive,
     assemble::{self, SystemClock, timetable},
-    daemon::Daemon,
+    config::{Finding, Settings},
+    daemon::{Daemon, Reload},
+    engine::Engine,
+    http::LONGEST_PAUSE,
+    schedule::Timetable,
+    serve::systemd::Systemd,
 };
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
     let (settings, templates) = session::load(&global.config)?;
-    session::log(&settings, true);
+    let log = log::begin(&settings.log, global, true);
+    let systemd = Arc::new(Systemd::of_process(longest_silence(&settings)));
+    let alive = alive(&systemd);
     let engine = session::store(&settings)
-        .and_then(|store| assemble::engine(&settings, templates, store))
+        .and_then(|store| assemble::daemon_engine(&settings, templates, store, &alive))
         .map_err(|failure| complain_failure(&failure))?;
-    let daemon =
-        Daemon::new(engine, Arc::new(SystemClock), timetable(&settings), settings.schedule.catch_up, draw);
-    match daemon.run(&settings.control.socket).await {
+    let socket = settings.control.socket.clone();
+    let (timetable, catch_up) = (timetable(&settings), settings.schedule.catch_up);
+    let again = Again {
+        file: global.config.clone(),
+        settings: Mutex::new(settings),
+        log,
+        systemd: Arc::clone(&systemd),
+    };
+    let daemon = Daemon::new(engine, Arc::new(SystemClock), timetable, catch_up, draw)
+        .watched_by(systemd)
+        .reloaded_by(Arc::new(again));
+    match daemon.run(&socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),
     }
@@ -29,4 +51,83 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
 #[allow(clippy::disallowed_methods, reason = "the one place where the jitter is drawn")]
 fn draw() -> f64 {
     rand::random()
+}
+
+fn alive(systemd: &Arc<Systemd>) -> Alive {
+    let systemd = Arc::clone(systemd);
+    Alive::new(move || systemd.alive())
+}
+
+/// The longest time from one sign of life to the next while all is well: one try of a request, and the pause before
+/// the next one.
+fn longest_silence(settings: &Settings) -> Duration {
+    settings.defguard.timeout.max(settings.synapse.timeout) + LONGEST_PAUSE
+}
+
+/// Reads the config again, as the daemon asks for it.
+struct Again {
+    file: PathBuf,
+    /// Those that count now.
+    settings: Mutex<Settings>,
+    log: Log,
+    systemd: Arc<Systemd>,
+}
+
+impl Reload for Again {
+    fn reload(&self, engine: &Engine) -> Option<(Engine, Timetable)> {
+        let (new, templates, warnings) = match session::read(&self.file) {
+            Ok(read) => read,
+            Err(findings) => {
+                findings.iter().for_each(tell);
+                return None;
+            }
+        };
+        warnings.iter().for_each(tell);
+        let engine = match assemble::renewed(engine, &new, templates, &alive(&self.systemd)) {
+            Ok(engine) => engine,
+            Err(failure) => {
+                tracing::error!(%failure, "the new config cannot be used");
+                return None;
+            }
+        };
+        let mut old = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in needing_a_restart(&old, &new) {
+            tracing::warn!(key, "this key was changed and needs a restart; it is left as it was");
+        }
+        if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+            tracing::info!(
+                "systemd hands over credentials only when a service starts: after a change of a secret, restart it"
+            );
+        }
+        self.log.set_level(new.log.level);
+        self.systemd.ask_for_patience(longest_silence(&new));
+        let timetable = timetable(&new);
+        *old = new;
+        Some((engine, timetable))
+    }
+}
+
+/// The keys that were changed and cannot be taken over by a daemon that runs.
+fn needing_a_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    if old.state.directory != new.state.directory {
+        keys.push("state.directory");
+    }
+    if old.control.socket != new.control.socket {
+        keys.push("control.socket");
+    }
+    if old.log.format != new.log.format {
+        keys.push("log.format");
+    }
+    keys
+}
+
+/// Logs a finding as it would stand on the terminal.
+fn tell(finding: &Finding) {
+    let mend = finding.mend.as_str();
+    if finding.is_error() {
+        tracing::error!(at = %finding.at, mend, "{}", finding.problem);
+    } else {
+        tracing::warn!(at = %finding.at, mend, "{}", finding.problem);
+    }
 }

@@ -15,11 +15,27 @@ use crate::{
 
 /// Told how the work goes on.
 pub trait Progress: Send + Sync {
+    /// The work was taken on, and is done whether or not somebody waits for it.
+    fn taken(&self) {}
+
     /// The work waits until the run under way is done.
     fn waiting(&self) {}
 
+    /// Another part of the work begins.
+    fn stage(&self, _stage: Stage) {}
+
     /// `done` of `total` groups are done.
     fn step(&self, done: usize, total: usize);
+}
+
+/// The parts of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Both servers are read, and it is decided what to do.
+    Reading,
+    /// What was decided is done.
+    Writing,
 }
 
 impl Progress for () {
@@ -172,6 +188,28 @@ impl RunReport {
             text = format!("{text}; the list of people was incomplete ({})", why.join("; "));
         }
         text
+    }
+
+    /// Logs it: what was done for whom, who failed, and the sum. Nobody is named but by id and MXID.
+    pub fn log(&self) {
+        let run = self.run.map(|run| run.0);
+        for about in &self.people {
+            let (person, mxid) = (about.id.0, about.mxid.as_ref().map(tracing::field::display));
+            for change in &about.done {
+                tracing::info!(run, person, mxid, action = change.kind(), "done for this person");
+            }
+            if let Some(failure) = &about.failure {
+                tracing::warn!(run, person, mxid, action = "failed", %failure, "failed for this person");
+            }
+        }
+        let summary = self.summary();
+        match (self.exit_code(), &self.failure) {
+            (0, _) => tracing::info!(run, summary, "sync done"),
+            (code, Some(failure)) => {
+                tracing::error!(run, code, summary, mend = failure.mend.as_deref(), "sync failed");
+            }
+            (code, None) => tracing::warn!(run, code, summary, "sync done in part"),
+        }
     }
 
     /// What is kept of it in the store.

@@ -1,3 +1,4 @@
 //! What the daemon offers to others.
 
 pub mod control;
+pub mod systemd;

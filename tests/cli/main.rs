@@ -4,9 +4,13 @@
 
 mod check;
 mod explain;
+mod generate;
+mod journald;
+mod notify;
 mod render;
 mod secrets;
 mod socket;
+mod unprivileged;
 mod usage;
 mod verbs;
 
