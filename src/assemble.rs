@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     alive::Alive,
-    config::{DefguardAuth, Finding, Globs, Settings, TemplateText, TemplateTexts},
+    config::{DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts},
     defguard::{self, Defguard},
-    domain::{Failure, MappedField, Username},
+    domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
     http::HttpOptions,
     mapping::{Purpose, Scopes, TemplateSources, Templates},
@@ -122,7 +122,36 @@ pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
 /// Opens the store. `random` names it if it is new.
 pub fn store(settings: &Settings, random: u128) -> Result<(Arc<dyn Store>, Opened), Failure> {
     let (store, opened) = SledStore::open(&settings.state.directory, &Identity::new(random))?;
+    if let Opened::Lost { why } = &opened {
+        // Remembered until the links are rebuilt, however often the program is started until then.
+        store.set_standing(&Standing { lost: Some(why.clone()), ..store.standing()? })?;
+    }
     Ok((Arc::new(store), opened))
+}
+
+/// How long after a change nobody else may work on the homeserver.
+const LEASE: TimeDelta = TimeDelta::minutes(15);
+
+/// Which machine and state directory this is. Where the machine has no id, the directory has to do.
+fn holder(settings: &Settings) -> String {
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let directory = settings.state.directory.display();
+    hex(format!("{} {directory}", machine.trim()).as_bytes(), 8)
+}
+
+/// The parts of the config that decide over whom and over what.
+fn config_print(settings: &Settings) -> ConfigPrint {
+    let text =
+        |text: &Option<TemplateText>| hex(text.as_ref().map_or("", |text| text.text.as_str()).as_bytes(), 16);
+    let ScopeSettings { include_groups, exclude_groups, .. } = &settings.scope;
+    let scope = format!("{:?} {:?}", include_groups.patterns(), exclude_groups.patterns());
+    ConfigPrint {
+        scope: hex(scope.as_bytes(), 16),
+        subject_template: hex(settings.templates.subject.text.as_bytes(), 16),
+        display_name_template: text(&settings.templates.display_name),
+        email_template: text(&settings.templates.email),
+        auth_provider: settings.synapse.auth_provider.clone(),
+    }
 }
 
 /// The engine's options.
@@ -147,6 +176,11 @@ pub fn options(settings: &Settings) -> engine::Options {
             own_username: username.filter(|_| !settings.scope.include_own_account),
         },
         include_own_account: settings.scope.include_own_account,
+        off_boarding: settings.off_boarding.clone(),
+        guard: settings.guard,
+        config: config_print(settings),
+        holder: holder(settings),
+        lease: LEASE,
         create: settings.synapse.create,
         concurrency: settings.synapse.concurrency,
         retry_pause: std::time::Duration::from_millis(500),

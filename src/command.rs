@@ -209,5 +209,5 @@ fn journal(
             Some(id)
         }
     };
-    Ok(Answer::Journal { entries: store.journal(&JournalFilter { run, id, limit })?, usernames })
+    Ok(Answer::Journal { entries: store.journal(&JournalFilter { run, id, limit, since: None })?, usernames })
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     Account, AccountPatch, AccountSummary, Backoff, DefguardId, Email, Entry, ExternalId, Failure, Instance,
-    Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, Standoff, Username,
+    Intent, Link, Listing, Lookup, Mxid, Person, RunId, RunRecord, ServerName, ServiceRecord, Session,
+    Standing, Standoff, Username,
 };
 
 /// The source: who there is.
@@ -19,6 +20,10 @@ pub trait Directory: Send + Sync {
 
     /// Looks up one person by their username now.
     async fn find(&self, username: &Username) -> Lookup<Person>;
+
+    /// The usernames of all who are in any group, deactivated people included. One consistent statement, unlike the list
+    /// (`docs/facts/defguard.md` section 3): a name in it that the list does not show tells of somebody whom it passed over.
+    async fn group_members(&self) -> Result<BTreeSet<Username>, Failure>;
 
     /// The username of the account that this service itself uses in Defguard, if it can be known.
     async fn own_username(&self) -> Result<Option<Username>, Failure>;
@@ -67,6 +72,32 @@ pub trait Homeserver: Send + Sync {
     /// Writes one patch; creates the account if there is none. After any failure the outcome is unknown and parts of
     /// the patch may have been applied.
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure>;
+
+    /// The devices that are logged in to an account.
+    async fn sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure>;
+
+    /// Logs these devices of an account out, which ends their notifications too. Ones that are gone already do no harm.
+    async fn end_sessions(&self, mxid: &Mxid, devices: &BTreeSet<Session>) -> Result<(), Failure>;
+
+    /// The addresses to which Synapse sends an account's notifications by e-mail. They belong to no device, and go on
+    /// when all sessions have ended and the account is locked.
+    async fn email_pushers(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure>;
+
+    /// The rooms that an account is in. Synapse gives an empty list for an account that is not there.
+    async fn rooms(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure>;
+
+    /// What we keep in the account data of our own account, `own`, for this Defguard; `None` if nothing is there. Several
+    /// Defguards can feed one homeserver, each with a daemon of its own.
+    async fn service_record(&self, own: &Mxid, instance: &Instance)
+    -> Result<Option<ServiceRecord>, Failure>;
+
+    /// Replaces what we keep there.
+    async fn keep_service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+        record: &ServiceRecord,
+    ) -> Result<(), Failure>;
 }
 
 /// The outcome of the work on one person, stored in one transaction.
@@ -96,8 +127,6 @@ pub struct ServerPair {
     pub defguard_url: String,
     /// The homeserver.
     pub server_name: ServerName,
-    /// The auth provider of logins in Synapse, `oidc-` and the `idp_id`.
-    pub auth_provider: String,
 }
 
 impl ServerPair {
@@ -107,7 +136,6 @@ impl ServerPair {
             ("the Defguard instance", self.instance.as_str(), now.instance.as_str()),
             ("the URL of Defguard", &self.defguard_url, &now.defguard_url),
             ("the homeserver", self.server_name.as_str(), now.server_name.as_str()),
-            ("the auth provider", &self.auth_provider, &now.auth_provider),
         ]
         .into_iter()
         .filter(|(_, stored, now)| stored != now)
@@ -123,14 +151,26 @@ pub struct JournalFilter {
     pub run: Option<RunId>,
     /// Only of this person.
     pub id: Option<DefguardId>,
+    /// Only from this time on; reading ends at the first older line.
+    pub since: Option<DateTime<Utc>>,
     /// Only the newest so many.
     pub limit: Option<usize>,
 }
 
 /// Our own memory. Every method that writes returns after the flush to disk.
 pub trait Store: Send + Sync {
-    /// Ties the store to a pair of servers the first time, and fails if it is tied to another one.
-    fn bind(&self, pair: &ServerPair) -> Result<(), Failure>;
+    /// The id that was drawn when the store was begun.
+    fn id(&self) -> String;
+
+    /// Ties the store to a pair of servers the first time. Afterwards it says what is not the same, each as a phrase;
+    /// nothing if it is the same pair.
+    fn bind(&self, pair: &ServerPair) -> Result<Vec<String>, Failure>;
+
+    /// What the store knows about itself.
+    fn standing(&self) -> Result<Standing, Failure>;
+
+    /// Replaces what the store knows about itself.
+    fn set_standing(&self, standing: &Standing) -> Result<(), Failure>;
 
     /// All links.
     fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure>;

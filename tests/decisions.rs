@@ -71,10 +71,15 @@ fn of_many_people_with_one_localpart_each_conflict_names_a_few_and_counts_all() 
 fn after_a_run_that_changed_the_link_of_somebody_in_conflict_the_next_one_asks_nothing() {
     now(async {
         let adopt = Policies { on_conflict: OnConflict::Adopt, ..Policies::default() };
-        let adopted =
-            world(&[hand_made("ann", None), hand_made("shop", Some("a@x.org")), joins("ann", "a@x.org")]);
+        // What the very first run would adopt is held.
+        let adopted = world(&[joins("zoe", "")]);
+        adopted.calm(&adopt, Pass::Frequent).await;
+        happen(
+            &adopted,
+            &[hand_made("ann", None), hand_made("shop", Some("a@x.org")), joins("ann", "a@x.org")],
+        );
         let (report, asked) = runs(&adopted, &adopt).await;
-        assert_eq!(told(&report)[&1], (Word::Adopt, vec!["email_taken"]));
+        assert_eq!(told(&report)[&2], (Word::Adopt, vec!["email_taken"]));
         assert_eq!(asked, SILENT);
 
         let renamed = world(&[joins("ann", "")]);
@@ -247,17 +252,17 @@ fn nobody_is_linked_by_hand_on_an_incomplete_listing() {
 fn an_incomplete_listing_does_not_say_that_somebody_in_conflict_is_in_step() {
     now(async {
         let policies = Policies::default();
-        let world = world(&[joins("ann", ""), joins("bob", ""), joins("cid", "")]);
+        let world = world(&[joins("ann", ""), joins("cid", "")]);
         world.calm(&policies, Pass::Frequent).await;
-        let bob = DefguardId(2);
-        happen(&world, &[Event::Active(bob, false), Event::Renamed(bob, "bobold".to_owned())]);
+        let bob = DefguardId(3);
+        happen(&world, &[joins("bob", ""), Event::LogsIn(bob), Event::Leaves(bob)]);
         happen(&world, &[Event::Renamed(DefguardId(1), "bob".to_owned())]);
         let report = world.calm(&policies, Pass::Frequent).await;
-        assert_eq!(told(&report)[&1].1, ["username_reused"]);
+        assert_eq!(told(&report)[&1].1, ["subject_taken"]);
         let since = world.state().standoffs[&DefguardId(1)].since;
         let faults = BTreeMap::from([(LISTING, Fault::Missing(bob))]);
         let report = world.run(&policies, &RunRequest::everybody(Pass::Frequent), faults).await.unwrap();
-        assert_eq!(told(&report)[&1].0, Word::Withheld);
+        assert_ne!(told(&report)[&1].0, Word::InStep);
         assert_eq!(world.state().standoffs[&DefguardId(1)].since, since);
     });
 }

@@ -125,6 +125,7 @@ fn policies() -> impl Strategy<Value = Policies> {
             open_registration,
             create,
             concurrency,
+            ..Policies::default()
         },
     )
 }

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
-    domain::{Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, Peer},
+    domain::{
+        Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, OnLeave, Peer,
+    },
     engine::{Progress, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
 };
 use support::world::{
-    Event, Extra, Fault, Kind, LISTING, Policies, World, happen, login_id, marker, mxid, now, world,
+    Event, Extra, Fault, Kind, LISTING, NO_LIMITS, Policies, World, happen, login_id, marker, mxid, now,
+    world,
 };
 
 fn joins(username: &str) -> Event {
@@ -53,6 +56,10 @@ const IN_TURN: Policies = Policies {
     open_registration: false,
     create: CreateMode::EmptyFirst,
     concurrency: 1,
+    on_leave: OnLeave::Lock,
+    sessions_on_lock: None,
+    deactivate_after_days: None,
+    guard: NO_LIMITS,
 };
 
 #[test]
@@ -139,7 +146,7 @@ fn a_write_whose_reply_was_lost_is_in_the_journal() {
     now(async {
         let policies = Policies { concurrency: 1, ..Policies::default() };
         let mut told = 0;
-        for at in 4..16 {
+        for at in 4..24 {
             let world = world(&[joins("ann")]);
             world.calm(&policies, Pass::Frequent).await;
             happen(&world, &[renamed(1, "anna")]);
@@ -580,10 +587,13 @@ fn refusals_about_single_people_do_not_end_a_run() {
 fn an_account_that_was_changed_since_its_adoption_was_decided_is_decided_on_again() {
     now(async {
         let policies = Policies { on_conflict: OnConflict::Adopt, ..IN_TURN };
-        let start = world(&[joins("ann"), hand_made("ann")]);
+        let start = world(&[joins("bob")]);
+        // What the first run would adopt is held.
+        start.calm(&policies, Pass::Frequent).await;
+        happen(&start, &[joins("ann"), hand_made("ann")]);
         let probe = start.fork();
         probe.calm(&policies, Pass::Frequent).await;
-        assert_eq!(probe.state().links.len(), 1);
+        assert_eq!(probe.state().links.len(), 2);
         let mut too_late = Vec::new();
         for at in 4..=probe.calls() {
             let world = start.fork();
@@ -609,8 +619,9 @@ fn a_creation_is_written_to_the_store_twice() {
         world.state().stored = 0;
         happen(&world, &[joins("bob")]);
         world.calm(&IN_TURN, Pass::Frequent).await;
-        // The number of the run, the run, and the creation: before it and after it.
-        assert_eq!(world.state().stored, 4);
+        // The number of the run, the claim to the homeserver, the creation before it and after it, what the run saw, and
+        // the run.
+        assert_eq!(world.state().stored, 6);
     });
 }
 

@@ -11,14 +11,15 @@ use std::{
     path::Path,
 };
 
-use chrono::{TimeZone, Utc};
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Account, Applied, DefguardId, Email, ExternalId, Failure, FailureClass, FieldPolicy, Instance,
-        Intent, Link, Lookup, MappedField, MappingError, Move, Mxid, OnConflict, Peer, Person, Standoff,
+        Account, Applied, Away, DefguardId, Email, ExternalId, Failure, FailureClass, FieldPolicy, Instance,
+        Intent, Leaving, Lifecycle, Link, Lookup, MappedField, MappingError, Move, Mxid, OffBoarding,
+        OnConflict, OnLeave, OurDeactivation, OurLock, Peer, Person, Session, SessionsOnLock, Standoff,
         Subject, ThreePid, Username,
     },
-    reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, Scope, Step, decide},
+    reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Rung, Scene, Scope, Step, decide},
 };
 use globset::{Glob, GlobSet};
 use serde::Deserialize;
@@ -37,7 +38,12 @@ struct Case {
     /// Every person's subject is their username in lower case, so that there can be twins.
     subject_lower_case: bool,
     scope: RawScope,
+    leave: RawLeave,
     people: Vec<RawPerson>,
+    /// People whom Defguard knows and the list passes over.
+    passed_over: Vec<RawPerson>,
+    /// Usernames whose look-up fails.
+    unclear: BTreeSet<String>,
     links: Vec<RawLink>,
     accounts: Vec<RawAccount>,
     intents: Vec<RawIntent>,
@@ -61,7 +67,10 @@ impl Default for Case {
             email: FieldPolicy::Enforce,
             subject_lower_case: false,
             scope: RawScope::default(),
+            leave: RawLeave::default(),
             people: Vec::new(),
+            passed_over: Vec::new(),
+            unclear: BTreeSet::new(),
             links: Vec::new(),
             accounts: Vec::new(),
             intents: Vec::new(),
@@ -81,6 +90,40 @@ struct RawScope {
     exclude_users: BTreeSet<String>,
     require_enrolled: bool,
     own_username: Option<String>,
+}
+
+/// How far to go with those who leave; what is not said is the default.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawLeave {
+    disabled: OnLeave,
+    gone: OnLeave,
+    out_of_scope: OnLeave,
+    deactivate_after_days: Option<i64>,
+    sessions: Option<SessionsOnLock>,
+    admins: bool,
+    protect: BTreeSet<String>,
+}
+
+impl Case {
+    fn off_boarding(&self) -> OffBoarding {
+        let leave = &self.leave;
+        OffBoarding {
+            disabled: leave.disabled,
+            gone: leave.gone,
+            out_of_scope: leave.out_of_scope,
+            deactivate_after: leave.deactivate_after_days.map(TimeDelta::days),
+            sessions_on_lock: leave.sessions,
+            off_board_admins: leave.admins,
+            protect: GlobSet::new(leave.protect.iter().map(|text| Glob::new(text).unwrap())).unwrap(),
+            ..OffBoarding::default()
+        }
+    }
+}
+
+/// The time at which cases are decided.
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 2, 12, 0, 0).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -114,6 +157,14 @@ struct RawLink {
     /// The fields without a baseline.
     #[serde(default)]
     unseen: BTreeSet<MappedField>,
+    /// The username when last seen, if it is not the subject.
+    username: Option<String>,
+    /// Why they are away, for how many minutes, in how many runs.
+    away: Option<(Leaving, i64, u32)>,
+    /// Why and how many days ago we locked it.
+    locked: Option<(Leaving, i64)>,
+    /// How many days ago we deactivated it.
+    deactivated: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -188,7 +239,9 @@ impl RawLink {
     fn link(&self) -> Link {
         Link {
             id: DefguardId(self.id),
-            username: Username::new(self.subject.clone().unwrap_or_default()),
+            username: Username::new(
+                self.username.clone().or_else(|| self.subject.clone()).unwrap_or_default(),
+            ),
             subject: self.subject.as_ref().map(Subject::new),
             mxid: mxid(&self.account),
             applied: Applied {
@@ -196,6 +249,25 @@ impl RawLink {
                 email: self.email.as_deref().map(email),
                 unseen: self.unseen.clone(),
             },
+            lifecycle: Lifecycle {
+                away: self.away.map(|(why, minutes, runs)| Away {
+                    why,
+                    since: now() - TimeDelta::minutes(minutes),
+                    runs,
+                    last_seen: Some(now() - TimeDelta::minutes(minutes + 5)),
+                }),
+                locked: self.locked.map(|(why, days)| OurLock {
+                    why,
+                    at: now() - TimeDelta::days(days),
+                    sessions_due: false,
+                }),
+                deactivated: self.deactivated.map(|days| OurDeactivation {
+                    at: now() - TimeDelta::days(days),
+                    threepids: self.email.iter().map(|text| ThreePid::email(&email(text))).collect(),
+                    restoring: false,
+                }),
+            },
+            former: BTreeSet::new(),
         }
     }
 }
@@ -282,6 +354,7 @@ fn decided(
         display_name: case.display_name,
         email: case.email,
         scope: case.scope.scope(),
+        off_boarding: case.off_boarding(),
     };
     let mut answers = Answers::default();
     let mut asked = BTreeSet::new();
@@ -299,6 +372,10 @@ fn decided(
             afresh: &BTreeSet::new(),
             pass,
             rules: &rules,
+            held: &BTreeMap::new(),
+            now: now(),
+            last_look: Some(now() - TimeDelta::minutes(5)),
+            migration: None,
         });
         match decision {
             Decision::Plan(plan) => return (plan, asked),
@@ -344,6 +421,29 @@ fn answer(case: &Case, accounts: &BTreeMap<Mxid, Account>, answers: &mut Answers
             let answer = with(&|account| account.has_email(&email));
             answers.emails.insert(email, answer);
         }
+        Question::Sessions(mxid) => {
+            let session = |device: &str, minutes| Session {
+                device: device.to_owned(),
+                last_used: Some(now() - TimeDelta::minutes(minutes)),
+            };
+            let sessions = BTreeSet::from([session("OLD", 10_000), session("NEW", 1)]);
+            answers.sessions.insert(mxid, Lookup::Found(sessions));
+        }
+        Question::Person(username) => {
+            let mut known = case.people.iter().chain(&case.passed_over);
+            let answer = if case.unclear.contains(username.as_str()) {
+                let why = "no answer";
+                Lookup::Unknown(Failure::new(Peer::Defguard, FailureClass::Transient, "looking up", why))
+            } else {
+                found(known.find(|raw| raw.username == username.as_str()).map(RawPerson::person))
+            };
+            answers.people.insert(username, answer);
+        }
+        Question::GroupMembers => {
+            let members = case.people.iter().chain(&case.passed_over).filter(|raw| !raw.groups.is_empty());
+            let members = members.map(|raw| Username::new(&raw.username)).collect();
+            answers.group_members = Some(Lookup::Found(members));
+        }
     }
 }
 
@@ -375,6 +475,9 @@ fn told(plan: &Plan, asked: &BTreeSet<Question>) -> String {
             Question::Account(mxid) => writeln!(text, "asked: account {mxid}"),
             Question::ExternalId(id) => writeln!(text, "asked: who has {}", short(id)),
             Question::Email(email) => writeln!(text, "asked: who has {email}"),
+            Question::Sessions(mxid) => writeln!(text, "asked: sessions of {mxid}"),
+            Question::Person(username) => writeln!(text, "asked: person {username}"),
+            Question::GroupMembers => writeln!(text, "asked: all members of groups"),
         };
     }
     for (id, person) in &plan.people {
@@ -406,12 +509,31 @@ fn told(plan: &Plan, asked: &BTreeSet<Question>) -> String {
                 link.applied.display_name.as_deref().unwrap_or("-"),
                 link.applied.email.as_ref().map_or("-", Email::as_str),
             );
+            let life = &link.lifecycle;
+            if let Some(away) = &life.away {
+                let _ = writeln!(
+                    text,
+                    "        away {} in {} runs since {}",
+                    away.why.as_str(),
+                    away.runs,
+                    away.since
+                );
+            }
+            if let Some(locked) = &life.locked {
+                let _ = writeln!(text, "        our lock {} of {}", locked.why.as_str(), locked.at);
+            }
+            if let Some(deactivated) = &life.deactivated {
+                let _ = writeln!(text, "        our deactivation of {}", deactivated.at);
+            }
             for field in &link.applied.unseen {
                 let _ = writeln!(text, "        without a baseline for {}", field.template_key());
             }
         }
         for (id, made) in &group.made {
             let _ = writeln!(text, "    journal #{id} {}", made.kind());
+        }
+        for (id, told) in &group.told {
+            let _ = writeln!(text, "    journal #{id} {}", told.kind());
         }
         for moved in &group.moves {
             let _ = writeln!(text, "    in mind: {} on {}", short(&moved.id), moved.from);
@@ -449,6 +571,16 @@ fn step_told(step: &Step) -> String {
             text
         }
         Step::Name { id, mxid, display_name } => format!("#{id} name {mxid} {display_name}"),
+        Step::Ladder { id, mxid, rung } => match rung {
+            Rung::Lock { why, .. } => format!("#{id} lock {mxid} {}", why.as_str()),
+            Rung::EndSessions => format!("#{id} end sessions of {mxid}"),
+            Rung::Deactivate(why) => format!("#{id} deactivate {mxid} {}", why.as_str()),
+            Rung::Reactivate { threepids } => {
+                let emails: Vec<&str> = threepids.iter().map(|threepid| threepid.address.as_str()).collect();
+                format!("#{id} reactivate {mxid} with {}", emails.join(" "))
+            }
+            Rung::Unlock(_) => format!("#{id} unlock {mxid}"),
+        },
     }
 }
 

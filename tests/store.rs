@@ -15,8 +15,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Applied, Backoff, Change, DefguardId, Entry, Failure, FailureClass, Instance, Intent, Link, Mxid,
-        Peer, RunId, RunRecord, ServerName, Subject, Username,
+        Applied, Backoff, Change, DefguardId, Entry, Failure, FailureClass, Instance, Intent, Lifecycle,
+        Link, Mxid, Peer, RunId, RunRecord, ServerName, Standing, Subject, Username,
     },
     ports::{JournalFilter, Outcome, ServerPair, Store as _},
     store::{Identity, Opened, SledStore},
@@ -41,6 +41,8 @@ fn at(second: i64) -> DateTime<Utc> {
 
 fn link(id: i64) -> Link {
     Link {
+        lifecycle: Lifecycle::default(),
+        former: BTreeSet::new(),
         id: DefguardId(id),
         username: Username::new(format!("person{id}")),
         subject: Some(Subject::new(format!("person{id}"))),
@@ -114,7 +116,6 @@ fn pair() -> ServerPair {
         instance: Instance::new("hq"),
         defguard_url: "https://defguard.example.org/".to_owned(),
         server_name: server(),
-        auth_provider: "oidc-Defguard".to_owned(),
     }
 }
 
@@ -203,7 +204,9 @@ fn the_journal_gives_the_newest_lines_that_fit_oldest_first() {
         store.record(&Outcome { journal: part.to_vec(), ..Outcome::default() }).unwrap();
     }
     let ask = |run: Option<u64>, id: Option<i64>, limit| {
-        store.journal(&JournalFilter { run: run.map(RunId), id: id.map(DefguardId), limit }).unwrap()
+        store
+            .journal(&JournalFilter { run: run.map(RunId), id: id.map(DefguardId), limit, since: None })
+            .unwrap()
     };
     assert_eq!(ask(None, None, None), lines);
     assert_eq!(ask(None, None, Some(5)), lines[295..]);
@@ -388,37 +391,42 @@ fn a_database_from_elsewhere_is_set_aside_and_can_be_put_back() {
 fn a_store_whose_making_was_interrupted_is_new() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path(), FIRST);
-    store.bind(&ServerPair { auth_provider: "oidc-other".to_owned(), ..pair() }).unwrap();
+    store.bind(&ServerPair { defguard_url: "https://other.example".to_owned(), ..pair() }).unwrap();
     drop(store);
     fs::remove_file(dir.path().join("store.id")).unwrap();
     let (store, opened) = open(dir.path(), SECOND);
     assert_eq!(opened, Opened::New);
-    store.bind(&pair()).unwrap();
+    assert_eq!(store.bind(&pair()).unwrap(), Vec::<String>::new());
     drop(store);
     assert_eq!(open(dir.path(), FIRST).1, Opened::Existing);
 }
 
 #[test]
-fn the_store_of_another_pair_of_servers_is_refused() {
+fn a_store_tells_how_another_pair_of_servers_differs_from_its_own() {
     let dir = used();
     let (store, _) = open(dir.path(), SECOND);
     store.bind(&pair()).unwrap();
-    store.bind(&pair()).unwrap();
+    assert_eq!(store.bind(&pair()).unwrap(), Vec::<String>::new());
     drop(store);
 
     let (store, _) = open(dir.path(), SECOND);
-    store.bind(&pair()).unwrap();
-    let other = ServerPair {
-        server_name: ServerName::try_from("example.net").unwrap(),
-        auth_provider: "oidc-other".to_owned(),
-        ..pair()
-    };
-    let failure = store.bind(&other).unwrap_err();
-    assert!(failure.why.contains("belongs to another pair of servers"), "{failure}");
-    assert!(failure.why.contains("`example.org` and is `example.net`"), "{failure}");
-    assert!(failure.why.contains("oidc-other") && !failure.why.contains("instance"), "{failure}");
-    assert!(failure.mend.unwrap().contains("state.directory"));
-    store.bind(&pair()).unwrap();
+    let other = ServerPair { server_name: ServerName::try_from("example.net").unwrap(), ..pair() };
+    assert_eq!(store.bind(&other).unwrap(), ["the homeserver was `example.org` and is `example.net`"]);
+    assert_eq!(store.bind(&pair()).unwrap(), Vec::<String>::new(), "it stays tied to its own");
+}
+
+#[test]
+fn what_a_store_knows_about_itself_survives_and_its_id_too() {
+    let dir = used();
+    let (store, _) = open(dir.path(), FIRST);
+    let id = store.id();
+    assert!(!id.is_empty());
+    assert_eq!(store.standing().unwrap(), Standing::default());
+    let standing = Standing { generation: 7, lost: Some("why".to_owned()), ..Standing::default() };
+    store.set_standing(&standing).unwrap();
+    drop(store);
+    let (store, _) = open(dir.path(), SECOND);
+    assert_eq!((store.id(), store.standing().unwrap()), (id, standing));
 }
 
 /// Opens the database below the store's feet. After a close, sled's lock can be held for some milliseconds more, and

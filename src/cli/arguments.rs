@@ -17,8 +17,8 @@ pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
     about,
     max_term_width = 100,
     after_help = "While the daemon runs, the verbs go through its control socket; else they do their work themselves.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 some people failed, 5 Defguard or Synapse \
-                  cannot be used."
+                  Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 some people failed, 4 held by the guard, \
+                  5 Defguard or Synapse cannot be used."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) struct Global {
     /// Print JSON for programs instead of tables for people
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Log to standard error in this form, also where systemd would take the log into its journal
+    /// Log to standard error in this form, as lines or as one JSON object a line, and not to systemd's journal
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(super) log_format: Option<GivenFormat>,
 }
@@ -43,9 +43,7 @@ pub(super) struct Global {
 /// A form of the log that is asked for on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum GivenFormat {
-    /// Lines for people
     Text,
-    /// One JSON object a line
     Json,
 }
 
@@ -66,6 +64,8 @@ pub(super) enum Verb {
     Sync(Sync),
     /// Show what a sync would do, and change nothing
     Plan(Plan),
+    /// Let run what the guard holds, once, and only what `plan` showed with this digest
+    Approve(Approve),
     /// Explain one person: who they are, what each template gives, which account, what would be done and why
     Explain(Explain),
     /// Say that an account is a person's
@@ -132,6 +132,13 @@ pub(super) struct Plan {
     /// Plan a full pass
     #[arg(long)]
     pub(super) full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    /// The digest that `plan` or `status` shows
+    #[arg(value_name = "DIGEST")]
+    pub(super) digest: String,
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     command::{Answer, Command},
     domain::{Conflict, DefguardId, MappedField, Mxid, Person},
-    engine::{Explanation, TemplateValue},
+    engine::{Explanation, StepText, TemplateValue},
     reconcile::{Note, State},
 };
 
@@ -157,7 +157,16 @@ fn account(explanation: &Explanation) -> String {
     match (&explanation.link, explanation.report.state, &explanation.report.mxid) {
         (Some(link), _, _) => {
             let locked = explanation.report.notes.contains(&Note::Locked);
-            format!("{}{}", link.mxid, if locked { ", which is locked" } else { "" })
+            let state = if link.lifecycle.deactivated.is_some() {
+                ", which we deactivated"
+            } else if link.lifecycle.locked.is_some() {
+                ", which we locked"
+            } else if locked {
+                ", which is locked, not by us"
+            } else {
+                ""
+            };
+            format!("{}{state}", link.mxid)
         }
         (None, State::Create, Some(mxid)) => format!("None yet; it will be {mxid}."),
         (None, State::Adopt | State::Relink, Some(mxid)) => {
@@ -192,8 +201,18 @@ fn verdict(explanation: &Explanation) -> String {
         Note::OutOfScope { why } => Some(why.as_str()),
         _ => None,
     });
+    let taken_out = report.steps.iter().any(|StepText(step)| {
+        ["lock ", "end all sessions ", "deactivate "].iter().any(|begin| step.starts_with(begin))
+    });
     if explanation.person.is_none() {
-        return "Nothing: whoever is not in the list keeps their account as it is.".to_owned();
+        return match (report.state, report.steps.is_empty()) {
+            (State::Gone, false) if taken_out => {
+                "Take their account out of use, since they are gone:".to_owned()
+            }
+            (State::Gone, false) => "Only this, until it is proved that they are gone:".to_owned(),
+            (State::Gone, true) => "Nothing now: they are not in the list of people.".to_owned(),
+            _ => "Nothing: the list of people does not show them, and that alone proves nothing.".to_owned(),
+        };
     }
     let text = match report.state {
         State::InStep => "Nothing: all is in step.",
@@ -202,10 +221,12 @@ fn verdict(explanation: &Explanation) -> String {
         State::Relink => "Take the link up again, which the ownership marker on the account proves.",
         State::Update => "Bring their account up to date:",
         State::Conflict => "Nothing, until somebody solves what stands in the way.",
-        State::Disabled if explanation.link.is_some() => {
-            "Nothing: they are disabled in Defguard. Their account is left as it is."
-        }
+        State::Disabled if taken_out => "Take their account out of use, since they are disabled:",
+        State::Disabled if explanation.link.is_some() => "Nothing more: they are disabled in Defguard.",
         State::Disabled => "Nothing: they are disabled in Defguard, and somebody disabled gets no account.",
+        State::Gone => "Nothing now: they are not in the list of people.",
+        State::Held => "Nothing before somebody approves of it: the guard holds it; see `plan`.",
+        State::OutOfScope if taken_out => "Take their account out of use, since they are out of scope:",
         State::OutOfScope => {
             return match out_of_scope {
                 Some(why) => format!("Nothing, since the sync does not concern them: {why}."),

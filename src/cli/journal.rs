@@ -56,6 +56,23 @@ fn words(change: &Change) -> String {
         Change::DisplayName { before, after } => format!("display name {} → {}", text(before), text(after)),
         Change::Emails { before, after } => moved("e-mail addresses", before, after),
         Change::ExternalIds { before, after } => moved("external ids", before, after),
+        Change::Deactivated { why, before } => {
+            let items = |items: Vec<String>| {
+                if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+            };
+            format!(
+                "deactivated: {why}\n  display name {}\n  addresses {}\n  external ids {}\n  rooms {}",
+                text(&before.display_name),
+                items(before.threepids.iter().map(|threepid| threepid.address.clone()).collect()),
+                items(before.external_ids.iter().map(ToString::to_string).collect()),
+                items(before.rooms.iter().cloned().collect())
+            )
+        }
+        Change::StrangerSessions { sessions } => {
+            let devices: Vec<&str> = sessions.iter().map(|session| session.device.as_str()).collect();
+            format!("ALARM: sessions that may be a stranger's: {}", devices.join(", "))
+        }
+        other => super::sync::change(other),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line, one file a verb.
 //!
-//! Exit codes: 0 done, 1 failed, 2 usage or config, 3 some people failed, 5 source or target unusable.
+//! Exit codes: 0 done, 1 failed, 2 usage or config, 3 some people failed, 4 held by the guard, 5 source or target
+//! unusable.
 
 mod arguments;
 mod check;
@@ -50,6 +51,7 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Run => run::run(global).await,
         Verb::Sync(verb) => sync::sync(global, verb).await,
         Verb::Plan(verb) => sync::plan(global, verb).await,
+        Verb::Approve(verb) => sync::approve(global, verb).await,
         Verb::Explain(verb) => explain::explain(global, verb).await,
         Verb::Link(verb) => hand::link(global, verb).await,
         Verb::Unlink(verb) => hand::unlink(global, verb).await,

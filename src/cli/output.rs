@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::page::clean;
 use crate::{
     config::Finding,
-    domain::{Failure, Peer},
+    domain::{Failure, FailureClass, Peer},
     engine::{Progress, Stage},
 };
 
@@ -23,6 +23,7 @@ pub(super) enum Exit {
     Failed = 1,
     Usage = 2,
     Partly = 3,
+    Held = 4,
     Unusable = 5,
 }
 
@@ -32,6 +33,7 @@ impl Exit {
             0 => Self::Done,
             2 => Self::Usage,
             3 => Self::Partly,
+            4 => Self::Held,
             5 => Self::Unusable,
             _ => Self::Failed,
         }
@@ -39,9 +41,10 @@ impl Exit {
 
     /// How the program ends because of a failure.
     pub(super) fn of(failure: &Failure) -> Self {
-        match failure.peer {
-            Peer::Store => Self::Failed,
-            Peer::Defguard | Peer::Synapse => Self::Unusable,
+        match (failure.class, failure.peer) {
+            (FailureClass::NeedsPerson, _) => Self::Held,
+            (_, Peer::Store) => Self::Failed,
+            (_, Peer::Defguard | Peer::Synapse) => Self::Unusable,
         }
     }
 }

@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::{
-    arguments::{Global, Plan, Sync},
+    arguments::{Approve, Global, Plan, Sync},
     output::{Exit, complain_failure, complain_unknown, say, say_json},
     page::{self, Names, Page, Trouble, named, person},
     session::{Session, unexpected},
 };
 use crate::{
     command::{Answer, Command},
-    domain::{Change, Completeness, Mxid},
+    domain::{Change, Completeness, Held, Mxid},
     engine::{PersonReport, RunReport, RunRequest, StepText},
     reconcile::{Note, Pass, State},
 };
 
 pub(super) async fn sync(global: &Global, verb: &Sync) -> Result<Exit, Exit> {
-    let pass = if verb.full { Pass::Full } else { Pass::Frequent };
-    let request = RunRequest { pass, only: verb.people.iter().cloned().collect(), dry_run: verb.dry_run };
+    let request = request(&verb.people, verb.full, verb.dry_run);
     if verb.no_wait {
         Session::open(global)?.leave(&Command::Sync(request)).await?;
         say("The daemon has taken it on; `status` and `journal` show what came of it.");
@@ -27,8 +26,16 @@ pub(super) async fn sync(global: &Global, verb: &Sync) -> Result<Exit, Exit> {
 }
 
 pub(super) async fn plan(global: &Global, verb: &Plan) -> Result<Exit, Exit> {
-    let pass = if verb.full { Pass::Full } else { Pass::Frequent };
-    go(global, RunRequest { pass, only: verb.people.iter().cloned().collect(), dry_run: true }).await
+    go(global, request(&verb.people, verb.full, true)).await
+}
+
+pub(super) async fn approve(global: &Global, verb: &Approve) -> Result<Exit, Exit> {
+    go(global, RunRequest { approve: Some(verb.digest.clone()), ..request(&[], false, false) }).await
+}
+
+fn request(people: &[String], full: bool, dry_run: bool) -> RunRequest {
+    let pass = if full { Pass::Full } else { Pass::Frequent };
+    RunRequest { only: people.iter().cloned().collect(), dry_run, ..RunRequest::everybody(pass) }
 }
 
 async fn go(global: &Global, request: RunRequest) -> Result<Exit, Exit> {
@@ -75,6 +82,9 @@ fn show_in(report: &RunReport, width: Option<usize>) -> String {
             page.line("  ", &format!("{}: {}", named(&people), names.spell(&remark)));
         }
     }
+    if let Some(held) = &report.held {
+        show_held(&mut page, held, &names);
+    }
     if let Some(Completeness::Incomplete(why)) = &report.completeness {
         page.heading("The list of people was incomplete, so nobody was created and no login was moved:");
         for why in why {
@@ -94,6 +104,38 @@ fn show_in(report: &RunReport, width: Option<usize>) -> String {
         }
     }
     page.finish()
+}
+
+/// What the guard holds, why, and how to let it run.
+pub(super) fn show_held(page: &mut Page, held: &Held, names: &Names) {
+    /// So many accounts of each kind are named.
+    const NAMED: usize = 10;
+    page.heading("Held by the guard, and not done:");
+    for reason in &held.reasons {
+        page.line("  ", &reason.why);
+        page.line("    → ", &reason.mend);
+    }
+    for (harm, count) in held.counts() {
+        let accounts = if count == 1 { "1 account".to_owned() } else { format!("{count} accounts") };
+        page.line("  ", &format!("{accounts} would {harm}:"));
+        let of_kind = held.steps.iter().filter(|step| step.harm == harm);
+        for step in of_kind.take(NAMED) {
+            page.line("    - ", &format!("{} of {}", step.mxid, names.of(step.id)));
+        }
+        if count > NAMED {
+            page.line("    - ", &format!("and {} more; `plan --json` names them all", count - NAMED));
+        }
+    }
+    match &held.digest {
+        Some(digest) => page.line(
+            "  ",
+            &format!(
+                "If all of this is meant, let it run once with `defguard-synapse-sync approve {digest}`."
+            ),
+        ),
+        None if held.steps.is_empty() => {}
+        None => page.line("  ", "No approval lets this run before the cause is mended."),
+    }
 }
 
 fn changed(report: &RunReport) -> Vec<[String; 3]> {
@@ -151,7 +193,10 @@ fn remarks(report: &RunReport) -> BTreeMap<String, Vec<String>> {
     for about in &report.people {
         let notes = about.notes.iter().filter(|note| **note != Note::NoAccount).map(Note::to_string);
         let notes: Vec<String> = match about.state {
-            State::Disabled => vec!["disabled in Defguard".to_owned()],
+            State::Disabled => ["disabled in Defguard".to_owned()].into_iter().chain(notes).collect(),
+            State::Gone => {
+                ["not in the list of people in Defguard".to_owned()].into_iter().chain(notes).collect()
+            }
             State::Postponed => vec!["failed lately, tried again later".to_owned()],
             State::Withheld => notes.chain(["not decided in this run".to_owned()]).collect(),
             _ => notes.collect(),
@@ -177,6 +222,14 @@ pub(super) fn change(change: &Change) -> String {
             let added = after.difference(before).map(|id| format!("+{id}"));
             let gone = before.difference(after).map(|id| format!("-{id}"));
             format!("external ids: {}", added.chain(gone).collect::<Vec<_>>().join(", "))
+        }
+        Change::Locked { why, .. } => format!("locked: {why}"),
+        Change::Unlocked { .. } => "unlocked".to_owned(),
+        Change::SessionsEnded { devices } => format!("{devices} session(s) ended"),
+        Change::Deactivated { why, .. } => format!("deactivated: {why}"),
+        Change::Reactivated => "reactivated".to_owned(),
+        Change::StrangerSessions { sessions } => {
+            format!("ALARM: {} session(s) may be a stranger's", sessions.len())
         }
     }
 }

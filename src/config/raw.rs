@@ -224,24 +224,42 @@ impl Table<'_, '_> {
         least: Duration,
         most: Duration,
     ) -> Duration {
-        let Some(text) = self.take(key, "a duration in quotes, such as \"30s\" or \"5m\"", |value| {
+        let default_is = format!("the default is \"{}\"", humantime::format_duration(default));
+        self.bounded_duration(key, &default_is, least, most).unwrap_or(default)
+    }
+
+    /// A duration in a range that need not be given.
+    pub(super) fn duration_if_given(
+        &mut self,
+        key: &'static str,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Duration> {
+        self.bounded_duration(key, "there is no default", least, most)
+    }
+
+    fn bounded_duration(
+        &mut self,
+        key: &'static str,
+        default_is: &str,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Duration> {
+        let text = self.take(key, "a duration in quotes, such as \"30s\" or \"5m\"", |value| {
             value.as_str().map(str::to_owned)
-        }) else {
-            return default;
-        };
+        })?;
         let show = humantime::format_duration;
         let mend = format!(
-            "Write something like \"30s\", \"5m\" or \"1h 30m\", from {} to {}; the default is \"{}\".",
+            "Write something like \"30s\", \"5m\" or \"1h 30m\", from {} to {}; {default_is}.",
             show(least),
             show(most),
-            show(default)
         );
         match humantime::parse_duration(&text.value) {
-            Ok(value) if (least..=most).contains(&value) => return value,
+            Ok(value) if (least..=most).contains(&value) => return Some(value),
             Ok(value) => self.find(text.at.error(format!("{} is out of range", show(value)), mend)),
             Err(_) => self.find(text.at.error("this is not a duration", mend)),
         }
-        default
+        None
     }
 
     /// One of some words.

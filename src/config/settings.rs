@@ -9,7 +9,7 @@ use url::Url;
 
 use super::finding::Place;
 use crate::{
-    domain::{CreateMode, FieldPolicy, Instance, OnConflict, ServerName, Username},
+    domain::{CreateMode, FieldPolicy, GuardLimits, Instance, OffBoarding, OnConflict, ServerName, Username},
     schedule::Cron,
 };
 
@@ -26,6 +26,10 @@ pub struct Settings {
     pub templates: TemplateTexts,
     /// How far accounts may be touched.
     pub accounts: AccountSettings,
+    /// How far to go with those who leave.
+    pub off_boarding: OffBoarding,
+    /// How much may happen without a person saying yes.
+    pub guard: GuardLimits,
     /// When is synced.
     pub schedule: ScheduleSettings,
     /// Where links, runs and the journal are kept.

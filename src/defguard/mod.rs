@@ -5,7 +5,7 @@ mod explain;
 mod session;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -292,16 +292,6 @@ impl Directory for Defguard {
             let malformed = pages.iter().any(|page| page.malformed > 0);
             let listing = Listing::assemble(pages);
             let why = match listing.completeness() {
-                // Whoever asks is an administrator, so at least one person is there.
-                Completeness::Complete if listing.people().is_empty() => {
-                    return Err(self
-                        .asked("reading the list of people", None)
-                        .failure(FailureClass::Malformed, "the list is empty, and not even we ourselves are in it")
-                        .mend(
-                            "Look at the people in Defguard's web page. If they are there, something between us and \
-                             Defguard answers in its place.",
-                        ));
-                }
                 Completeness::Complete => return Ok(listing),
                 Completeness::Incomplete(why) => why.clone(),
             };
@@ -349,6 +339,15 @@ impl Directory for Defguard {
             Ok(None) => Lookup::Absent,
             Err(failure) => Lookup::Unknown(failure),
         }
+    }
+
+    async fn group_members(&self) -> Result<BTreeSet<Username>, Failure> {
+        let asked = self.asked("reading the groups", None);
+        self.get(asked, &endpoint(&self.url, &["group-info"]), |answer| {
+            asked.expect_json(answer)?;
+            wire::group_members(&answer.body).map_err(|error| asked.misshapen(&error))
+        })
+        .await
     }
 
     async fn own_username(&self) -> Result<Option<Username>, Failure> {

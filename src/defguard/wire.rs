@@ -111,6 +111,18 @@ pub(super) fn details(body: &[u8]) -> Result<Person, ShapeError> {
     person(user.take()).ok_or(ShapeError::Shape("`user` is not a person as Defguard 2.x sends them"))
 }
 
+/// Reads the names in all groups (`GET /api/v1/group-info`).
+pub(super) fn group_members(body: &[u8]) -> Result<BTreeSet<Username>, ShapeError> {
+    #[derive(Deserialize)]
+    struct Group {
+        members: Vec<String>,
+    }
+    let value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;
+    let groups: Vec<Group> = serde_json::from_value(value)
+        .map_err(|_| ShapeError::Shape("it is not a list of groups as Defguard 2.x sends it"))?;
+    Ok(groups.into_iter().flat_map(|group| group.members).map(Username::new).collect())
+}
+
 /// Reads a bare `UserInfo`.
 pub(super) fn user(body: &[u8]) -> Result<Person, ShapeError> {
     let value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;

@@ -139,9 +139,23 @@ pub struct AccountPatch {
     pub threepids: Option<BTreeSet<ThreePid>>,
     /// All external ids of every provider.
     pub external_ids: Option<BTreeSet<ExternalId>>,
+    /// Whether the account is locked. Always sent alone, since Synapse stops at the first part that it refuses.
+    pub locked: Option<bool>,
+    /// Whether the account is deactivated. Always sent alone.
+    pub deactivated: Option<bool>,
 }
 
 impl AccountPatch {
+    /// Locks or unlocks.
+    pub fn lock(locked: bool) -> Self {
+        Self { locked: Some(locked), ..Self::default() }
+    }
+
+    /// Deactivates or reactivates.
+    pub fn deactivate(deactivated: bool) -> Self {
+        Self { deactivated: Some(deactivated), ..Self::default() }
+    }
+
     /// Whether the body would be `{}`.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

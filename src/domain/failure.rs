@@ -38,6 +38,8 @@ pub enum FailureClass {
     Unauthorised,
     /// The server refused this very request; the same request will be refused again.
     Permanent,
+    /// Nothing may be done before a person has looked: our own memory is not the one that belongs here.
+    NeedsPerson,
     /// An answer of a shape that this program does not know: wrong URL, proxy page, other version.
     Malformed,
 }

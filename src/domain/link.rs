@@ -8,7 +8,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{DefguardId, Email, ExternalId, Failure, MappedField, Mxid, Subject, Username};
+use super::{
+    Belongings, DefguardId, Email, ExternalId, Failure, Leaving, Lifecycle, MappedField, Mxid, Session,
+    Subject, Username,
+};
 
 /// The tie between a person and the account that is theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,12 @@ pub struct Link {
     pub mxid: Mxid,
     /// What the templates gave when the account was last brought in step.
     pub applied: Applied,
+    /// Where the account is on the off-boarding ladder.
+    #[serde(default, skip_serializing_if = "Lifecycle::is_ground")]
+    pub lifecycle: Lifecycle,
+    /// Logins under a former `idp_id` or `subject_template`, which open the account until the migration is finished.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub former: BTreeSet<ExternalId>,
 }
 
 /// The baseline of the profile fields: what Defguard's templates gave when the account was last brought in step.
@@ -165,6 +174,37 @@ pub enum Change {
         /// What is there now.
         after: BTreeSet<ExternalId>,
     },
+    /// The account was locked.
+    Locked {
+        /// Why.
+        why: Leaving,
+        /// Whether its sessions were to be ended as well.
+        end_sessions: bool,
+    },
+    /// Our lock was taken off.
+    Unlocked {
+        /// Why it had been locked.
+        why: Leaving,
+    },
+    /// All sessions were ended, and with them the notifications to devices and by e-mail.
+    SessionsEnded {
+        /// How many devices were logged in.
+        devices: u64,
+    },
+    /// The account was deactivated.
+    Deactivated {
+        /// Why.
+        why: Leaving,
+        /// What it had, most of which is gone for good.
+        before: Belongings,
+    },
+    /// Our deactivation was taken back.
+    Reactivated,
+    /// The login of this person was used again by somebody else, who may have opened these sessions of their account.
+    StrangerSessions {
+        /// The sessions that were used since the person was last seen.
+        sessions: BTreeSet<Session>,
+    },
 }
 
 /// How often in a row a person failed, and when they are looked at again.
@@ -191,7 +231,8 @@ pub struct RunRecord {
     pub ended: DateTime<Utc>,
     /// Whether it was a full pass.
     pub full: bool,
-    /// How it ended, as exit code: 0 done, 3 some people failed, 5 a server was unusable.
+    /// How it ended, as exit code: 0 done, 3 some people failed, 4 the guard holds a part, 5 a server was
+    /// unusable.
     pub exit_code: u8,
     /// One sentence about it.
     pub summary: String,
@@ -213,6 +254,12 @@ impl Change {
             Self::DisplayName { .. } => "display_name",
             Self::Emails { .. } => "emails",
             Self::ExternalIds { .. } => "external_ids",
+            Self::Locked { .. } => "locked",
+            Self::Unlocked { .. } => "unlocked",
+            Self::SessionsEnded { .. } => "sessions_ended",
+            Self::Deactivated { .. } => "deactivated",
+            Self::Reactivated => "reactivated",
+            Self::StrangerSessions { .. } => "stranger_sessions",
         }
     }
 }

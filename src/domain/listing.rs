@@ -90,6 +90,9 @@ impl Listing {
         if twice > 0 {
             why.push(format!("{twice} people were listed twice, so others may have been passed over"));
         }
+        if people.is_empty() {
+            why.push("nobody is in it, not even whoever asks".to_owned());
+        }
         let completeness =
             if why.is_empty() { Completeness::Complete } else { Completeness::Incomplete(why) };
         Self { people, completeness }

@@ -22,7 +22,7 @@ use crate::{
         Peer, Person, RunId,
     },
     ports::{JournalFilter, Outcome},
-    reconcile::Group,
+    reconcile::{ApprovedPlan, Group, Rung, Step},
 };
 
 /// After so many groups in a row without a clear answer the homeserver counts as unusable.
@@ -60,15 +60,23 @@ pub(super) struct Applied {
     pub(super) interrupted: bool,
 }
 
+impl Applied {
+    /// Whether nobody failed and nobody was put off.
+    pub(super) fn all_done(&self) -> bool {
+        self.groups.values().all(|group| group.failed.is_none() && group.put_off.is_none())
+    }
+}
+
 impl Engine {
     /// Does the groups, several at once, until all are done or it is no use to go on.
     pub(super) async fn apply(
         &self,
         seen: &Gathered,
-        groups: &[Group],
+        plan: &ApprovedPlan,
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
+        let groups = &plan.plan().groups;
         // The failure after which no further groups are begun.
         let enough = OnceLock::new();
         let in_a_row = AtomicUsize::new(0);
@@ -147,12 +155,23 @@ impl Engine {
                 CreateMode::EmptyFirst => true,
             },
             pause: self.options.retry_pause,
+            off_board_admins: self.options.off_boarding.off_board_admins,
             intent,
+            links: group.people.iter().filter_map(|id| Some((*id, seen.links.get(id)?.clone()))).collect(),
+            kept_links: BTreeMap::new(),
             kept: Vec::new(),
             begun: false,
         };
         for step in &group.steps {
-            match writer.step(step).await {
+            let worth_it = match step {
+                Step::Ladder { id, rung, .. } => self.still_due(seen, *id, rung).await,
+                _ => Ok(()),
+            };
+            let outcome = match worth_it {
+                Ok(()) => writer.step(step).await,
+                Err(undone) => Err(undone),
+            };
+            match outcome {
                 Ok(entries) => {
                     for entry in entries {
                         tracing::info!(person = %entry.id, mxid = %entry.mxid, change = entry.change.kind(), "done");
@@ -190,6 +209,13 @@ impl Engine {
                 outcome.finished.insert(group.key);
             }
         }
+        for (id, change) in &group.told {
+            if let Some(link) = seen.links.get(id) {
+                tracing::warn!(person = %id, mxid = %link.mxid, change = change.kind(), "alarm");
+                let (mxid, change) = (link.mxid.clone(), change.clone());
+                outcome.journal.push(Entry { run, at: self.clock.now(), id: *id, mxid, change });
+            }
+        }
         for (id, change) in &group.made {
             // A creation was written down when it happened; the other ways to a link are written down with the link.
             let written = done.done.get(id).is_some_and(|changes| changes.contains(change));
@@ -216,6 +242,14 @@ impl Engine {
         }
         self.store.record(&outcome)?;
         Ok(done)
+    }
+
+    /// Whether a step on the off-boarding ladder is still due, asked right before it.
+    async fn still_due(&self, seen: &Gathered, id: DefguardId, rung: &Rung) -> Result<(), Undone> {
+        match rung.leaving() {
+            Some(why) => self.still_leaving(seen, id, why).await,
+            None => Ok(()),
+        }
     }
 
     /// Whether the journal has the creation of an account.
@@ -256,7 +290,7 @@ impl Engine {
     }
 
     /// One person as a new reading of the whole list shows them.
-    async fn listed(&self, id: DefguardId) -> Lookup<Person> {
+    pub(super) async fn listed(&self, id: DefguardId) -> Lookup<Person> {
         match self.directory.list().await {
             Ok(listing) => match listing.people().get(&id) {
                 Some(person) => Lookup::Found(person.clone()),
@@ -318,7 +352,8 @@ impl Engine {
         writer: &Writer<'_>,
         failure: Option<&Failure>,
     ) -> Result<(), Failure> {
-        let mut outcome = Outcome { journal: writer.kept.clone(), ..Outcome::default() };
+        let (journal, links) = (writer.kept.clone(), writer.kept_links.clone());
+        let mut outcome = Outcome { journal, links, ..Outcome::default() };
         if !writer.kept.is_empty() {
             outcome.continued = Some(writer.intent.clone());
         }
@@ -327,6 +362,8 @@ impl Engine {
             let now = self.clock.now();
             let half_done = !group.moves.is_empty()
                 && (writer.begun || seen.intents.iter().any(|intent| intent.group == group.key));
+            // Whoever is to lose the use of an account, or gets it back, is not kept waiting for hours either.
+            let half_done = half_done || group.steps.iter().any(|step| matches!(step, Step::Ladder { .. }));
             let longest = if half_done { LONGEST_TRANSFER_BACKOFF } else { LONGEST_BACKOFF };
             let backoff = |id| next_backoff(seen.backoff.get(&id), failure, now, longest);
             outcome.backoff = group.people.iter().map(|id| (*id, Some(backoff(*id)))).collect();
@@ -360,9 +397,16 @@ impl Engine {
                     known.creates.remove(id);
                 }
             }
+            let mut links = BTreeMap::new();
+            for entry in &journal {
+                if let Some(link) = seen.links.get_mut(&entry.id) {
+                    link.lifecycle.after(&entry.change, entry.at);
+                    links.insert(entry.id, Some(link.clone()));
+                }
+            }
             if !dry_run && known != *intent {
                 let continued = Some(known.clone());
-                self.store.record(&Outcome { journal, continued, ..Outcome::default() })?;
+                self.store.record(&Outcome { journal, links, continued, ..Outcome::default() })?;
             }
             if !known.pending.is_empty() {
                 seen.unclear.insert(known.group);

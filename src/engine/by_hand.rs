@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Engine, Progress, StepText,
-    gather::{Gathered, MOST_ROUNDS, answer, no_end},
+    gather::{Gathered, MOST_ROUNDS, NOTHING_HELD, no_end},
 };
 use crate::{
     domain::{Change, DefguardId, Failure, FailureClass, Mxid, Peer, Username},
@@ -122,7 +122,11 @@ impl Engine {
         }
         let (afresh, postponed) = (BTreeSet::from([id]), BTreeSet::new());
         for _ in 0..MOST_ROUNDS {
-            match decide_by_hand(&seen.scene(Pass::Frequent, &afresh, &postponed), id, mxid.as_ref()) {
+            match decide_by_hand(
+                &seen.scene(Pass::Frequent, &afresh, &postponed, &NOTHING_HELD),
+                id,
+                mxid.as_ref(),
+            ) {
                 HandDecision::Do { group, warnings } => {
                     let steps = group.steps.iter().map(StepText::of).collect();
                     let shown = HandDone { steps, warnings, ..of(id, username) };
@@ -130,10 +134,7 @@ impl Engine {
                 }
                 HandDecision::Refused(why) => return Ok((seen, refuse(why))),
                 HandDecision::Failed(failure) => return Err(failure),
-                HandDecision::Ask(questions) => {
-                    let concurrency = self.options.concurrency;
-                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
-                }
+                HandDecision::Ask(questions) => self.find_answers(questions, &mut seen.answers).await?,
             }
         }
         Err(no_end())

@@ -9,9 +9,9 @@ use super::{
     report::{steps_of, template_values},
 };
 use crate::{
-    domain::{DefguardId, Failure, RunId, Standoff, Username},
+    domain::{DefguardId, Failure, Held, RunId, Standoff, Username},
     ports::{JournalFilter, Outcome},
-    reconcile::{Pass, PersonPlan, Plan, State},
+    reconcile::{ApprovedPlan, Note, Pass, PersonPlan, Plan, State},
 };
 
 /// How many journal lines an explanation shows.
@@ -22,7 +22,11 @@ struct Found {
     seen: Gathered,
     /// The people whom the run was asked for by name.
     asked: BTreeSet<DefguardId>,
-    plan: Plan,
+    plan: ApprovedPlan,
+    /// What the guard keeps back of what would be done.
+    held: Option<Held>,
+    /// Whether a person approved of it.
+    by_approval: bool,
 }
 
 impl Engine {
@@ -39,6 +43,7 @@ impl Engine {
             completeness: None,
             people: Vec::new(),
             unknown: Vec::new(),
+            held: None,
             failure: None,
             interrupted: false,
         };
@@ -86,26 +91,38 @@ impl Engine {
             report.interrupted = true;
             return Ok(());
         };
-        let Some(Found { seen, asked, mut plan }) = found? else { return Ok(()) };
-        if !request.only.is_empty() {
+        let Some(Found { mut seen, asked, mut plan, held, by_approval }) = found? else { return Ok(()) };
+        let everybody = request.only.is_empty();
+        if !everybody {
             plan.restrict(&asked);
         }
-        let concerned: BTreeSet<DefguardId> = if request.only.is_empty() {
-            plan.people.keys().copied().collect()
+        let groups = &plan.plan().groups;
+        let concerned: BTreeSet<DefguardId> = if everybody {
+            plan.plan().people.keys().copied().collect()
         } else {
-            plan.groups.iter().flat_map(|group| group.people.iter().copied()).chain(asked).collect()
+            groups.iter().flat_map(|group| group.people.iter().copied()).chain(asked).collect()
         };
+        report.held = held.clone().filter(|held| {
+            everybody || held.steps.is_empty() || held.steps.iter().any(|step| concerned.contains(&step.id))
+        });
         let applied = if request.dry_run {
             None
         } else {
+            // Before the first write: a hold that is not known could not be approved of after a crash.
+            if everybody {
+                self.keep_hold(&mut seen, held)?;
+            }
             progress.stage(Stage::Writing);
-            let applied = self.apply(&seen, &plan.groups, report.run, progress).await?;
-            self.remember(&seen, &plan, &applied, &concerned)?;
+            let applied = self.apply(&seen, &plan, report.run, progress).await?;
+            self.remember(&seen, plan.plan(), &applied, &concerned)?;
             report.interrupted = applied.interrupted;
             report.failure.clone_from(&applied.stopped);
+            if everybody {
+                self.keep_standing(&mut seen, &applied, by_approval)?;
+            }
             Some(applied)
         };
-        report.people = people_reports(&seen, &plan, applied.as_ref(), &concerned);
+        report.people = people_reports(&seen, plan.plan(), applied.as_ref(), &concerned);
         Ok(())
     }
 
@@ -127,8 +144,14 @@ impl Engine {
         if asked.is_empty() && !request.only.is_empty() {
             return Ok(None);
         }
-        let plan = self.decide(&mut seen, request.pass, &asked).await?;
-        Ok(Some(Found { seen, asked, plan }))
+        let guarded = self.decide_guarded(&mut seen, request, &asked).await?;
+        Ok(Some(Found {
+            seen,
+            asked,
+            plan: guarded.plan,
+            held: guarded.held,
+            by_approval: guarded.by_approval,
+        }))
     }
 
     /// Keeps the conflicts in mind and drops the intents that are done with.
@@ -155,7 +178,9 @@ impl Engine {
             let before = seen.standoffs.get(id);
             let listed = seen.listing.people().get(id).map(|listed| &listed.username);
             let after = listed.and_then(|username| standoff(person, username, before, now));
+            let held = person.notes.iter().any(|note| matches!(note, Note::Held { .. }));
             let undecided = left_over.contains(id)
+                || held
                 || matches!(person.state, State::Failed | State::Postponed | State::Withheld);
             if undecided {
                 continue;
@@ -189,11 +214,13 @@ impl Engine {
             let mut seen = self.gather().await?;
             self.recover(&mut seen, true).await?;
             let Some(id) = seen.resolve(name) else { return Ok(None) };
-            let plan = self.decide(&mut seen, Pass::Frequent, &BTreeSet::from([id])).await?;
-            Ok(Some((seen, id, plan)))
+            let request = RunRequest { dry_run: true, ..RunRequest::everybody(Pass::Frequent) };
+            let guarded = self.decide_guarded(&mut seen, &request, &BTreeSet::from([id])).await?;
+            Ok(Some((seen, id, guarded.plan)))
         };
         let Some((seen, id, plan)) = self.read(found).await? else { return Ok(None) };
-        let mut reports = people_reports(&seen, &plan, None, &BTreeSet::from([id]));
+        let plan = plan.plan();
+        let mut reports = people_reports(&seen, plan, None, &BTreeSet::from([id]));
         let link = seen.links.get(&id).cloned();
         let report = reports.pop().unwrap_or_else(|| PersonReport {
             id,
@@ -264,7 +291,8 @@ fn people_reports(
         plan.groups.iter().flat_map(|group| group.people.iter().map(move |id| (*id, group))).collect();
     let mut reports = Vec::new();
     for (id, person) in plan.people.iter().filter(|(id, _)| concerned.contains(id)) {
-        let Some(listed) = seen.listing.people().get(id) else { continue };
+        let listed = seen.listing.people().get(id).map(|listed| &listed.username);
+        let Some(username) = listed.or(seen.links.get(id).map(|link| &link.username)) else { continue };
         let group = group_of.get(id);
         let done = group.and_then(|group| applied?.groups.get(&group.key));
         let steps = group.map(|group| steps_of(group, *id)).unwrap_or_default();
@@ -275,7 +303,7 @@ fn people_reports(
             .then(|| "it could not be found out what an interrupted run did for them".to_owned());
         reports.push(PersonReport {
             id: *id,
-            username: listed.username.clone(),
+            username: username.clone(),
             state: person.state,
             mxid: person.mxid.clone(),
             conflicts: person.conflicts.clone(),

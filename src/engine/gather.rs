@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
+use tokio::sync::OnceCell;
 
 use super::{Engine, Options};
 use crate::{
     domain::{
-        AccountSummary, Backoff, DefguardId, Failure, FailureClass, Intent, Link, Listing, Lookup, Mapped,
-        Mxid, Peer, Standoff,
+        AccountSummary, Backoff, DefguardId, Failure, FailureClass, Harm, Intent, Link, Listing, Lookup,
+        Mapped, Mxid, Peer, Standing, Standoff,
     },
-    ports::{Homeserver, HomeserverInfo, ServerPair},
-    reconcile::{Answers, Decision, Pass, Plan, Question, Rules, Scene, decide},
+    ports::{Directory, Homeserver, HomeserverInfo, ServerPair},
+    reconcile::{Answers, Decision, Migration, Pass, Plan, Question, Rules, Scene, decide},
 };
 
 /// How many rounds of questions a decision may take. Each is one step deeper (person → external id → account), so
@@ -35,7 +37,18 @@ pub(super) struct Gathered {
     pub(super) answers: Answers,
     /// The people of whom it could not be found out what an interrupted run did for them.
     pub(super) unclear: BTreeSet<DefguardId>,
+    /// What the store knows about itself.
+    pub(super) standing: Standing,
+    /// A change of `idp_id` or `subject_template` that is not finished.
+    pub(super) migration: Option<Migration>,
+    /// When the run began to decide.
+    pub(super) now: DateTime<Utc>,
+    /// The list of people read once more, before anybody is taken for gone.
+    pub(super) second_look: OnceCell<Result<Listing, Failure>>,
 }
+
+/// Nothing is kept back.
+pub(super) static NOTHING_HELD: BTreeMap<DefguardId, BTreeSet<Harm>> = BTreeMap::new();
 
 impl Gathered {
     /// What a decision is made from.
@@ -44,6 +57,7 @@ impl Gathered {
         pass: Pass,
         afresh: &'a BTreeSet<DefguardId>,
         postponed: &'a BTreeSet<DefguardId>,
+        held: &'a BTreeMap<DefguardId, BTreeSet<Harm>>,
     ) -> Scene<'a> {
         Scene {
             people: self.listing.people(),
@@ -58,7 +72,21 @@ impl Gathered {
             afresh,
             pass,
             rules: &self.rules,
+            held,
+            now: self.now,
+            last_look: self.standing.last_look,
+            migration: self.migration.as_ref(),
         }
+    }
+
+    /// The people whose time has not come yet after failures, or of whom it is not known what was done for them.
+    pub(super) fn postponed(&self, afresh: &BTreeSet<DefguardId>) -> BTreeSet<DefguardId> {
+        self.backoff
+            .iter()
+            .filter(|(id, backoff)| backoff.until > self.now && !afresh.contains(id))
+            .map(|(id, _)| *id)
+            .chain(self.unclear.iter().copied())
+            .collect()
     }
 
     /// The people whom a name given by hand can mean: a username, `#` and an id, or an MXID.
@@ -106,12 +134,14 @@ impl Engine {
             tokio::join!(self.directory.list(), self.homeserver.list(), self.directory.own_username());
         let (listing, accounts) = (listing?, accounts?);
         // Only now: a wrong address must not tie the store to it.
-        self.store.bind(&ServerPair {
+        let differences = self.store.bind(&ServerPair {
             instance: self.options.instance.clone(),
             defguard_url: self.options.defguard_url.clone(),
             server_name: info.server_name.clone(),
-            auth_provider: self.options.auth_provider.clone(),
         })?;
+        if !differences.is_empty() {
+            return Err(foreign(&differences));
+        }
         let mut rules = rules(&self.options, &info);
         if !self.options.include_own_account {
             rules.scope.own_username = own?;
@@ -121,7 +151,18 @@ impl Engine {
             .iter()
             .map(|(id, person)| (*id, (self.mapper)(person, &info.server_name)))
             .collect();
+        let standing = self.store.standing()?;
+        let migration = standing.accepted.as_ref().and_then(|accepted| {
+            let now = &self.options.config;
+            let changed = accepted.auth_provider != now.auth_provider
+                || accepted.subject_template != now.subject_template;
+            changed.then(|| Migration { from: accepted.auth_provider.clone() })
+        });
         Ok(Gathered {
+            standing,
+            migration,
+            now: self.clock.now(),
+            second_look: OnceCell::new(),
             rules,
             info,
             listing,
@@ -136,32 +177,48 @@ impl Engine {
         })
     }
 
-    /// Decides, finding out whatever the decision asks for.
+    /// Decides, finding out whatever the decision asks for. What is `held` is left out.
     pub(super) async fn decide(
         &self,
         seen: &mut Gathered,
         pass: Pass,
         afresh: &BTreeSet<DefguardId>,
+        held: &BTreeMap<DefguardId, BTreeSet<Harm>>,
     ) -> Result<Plan, Failure> {
-        let now = self.clock.now();
-        let postponed: BTreeSet<DefguardId> = seen
-            .backoff
-            .iter()
-            .filter(|(id, backoff)| backoff.until > now && !afresh.contains(id))
-            .map(|(id, _)| *id)
-            .chain(seen.unclear.iter().copied())
-            .collect();
+        let postponed = seen.postponed(afresh);
         for _ in 0..MOST_ROUNDS {
-            match decide(&seen.scene(pass, afresh, &postponed)) {
+            match decide(&seen.scene(pass, afresh, &postponed, held)) {
                 Decision::Plan(plan) => return Ok(plan),
-                Decision::Ask(questions) => {
-                    let concurrency = self.options.concurrency;
-                    answer(self.homeserver.as_ref(), questions, &mut seen.answers, concurrency).await?;
-                }
+                Decision::Ask(questions) => self.find_answers(questions, &mut seen.answers).await?,
             }
         }
         Err(no_end())
     }
+
+    /// Finds out what a decision asks for.
+    pub(super) async fn find_answers(
+        &self,
+        questions: BTreeSet<Question>,
+        answers: &mut Answers,
+    ) -> Result<(), Failure> {
+        let servers = (self.directory.as_ref(), self.homeserver.as_ref());
+        answer(servers, questions, answers, self.options.concurrency).await
+    }
+}
+
+/// The store was begun for other servers: ids of people mean nothing in another Defguard, and MXIDs nothing on another
+/// homeserver.
+fn foreign(differences: &[String]) -> Failure {
+    Failure::new(
+        Peer::Store,
+        FailureClass::NeedsPerson,
+        "checking which servers the store belongs to",
+        format!("this store belongs to another pair of servers: {}", differences.join("; ")),
+    )
+    .mend(
+        "put the config right, or use another state.directory, or move this one away; accounts that are ours are found \
+         again with `state rebuild`",
+    )
 }
 
 /// A decision that goes on asking, which would be an error of ours.
@@ -176,8 +233,8 @@ pub(super) fn no_end() -> Failure {
 
 /// Finds the answers. A look-up that fails is an answer of its own (`Unknown`), unless so many fail without a clear
 /// answer that the server counts as unusable.
-pub(super) async fn answer(
-    homeserver: &dyn Homeserver,
+async fn answer(
+    (directory, homeserver): (&dyn Directory, &dyn Homeserver),
     questions: BTreeSet<Question>,
     answers: &mut Answers,
     concurrency: usize,
@@ -186,6 +243,9 @@ pub(super) async fn answer(
         Account(Mxid, Lookup<crate::domain::Account>),
         ExternalId(crate::domain::ExternalId, Lookup<Mxid>),
         Email(crate::domain::Email, Lookup<Mxid>),
+        Sessions(Mxid, Lookup<BTreeSet<crate::domain::Session>>),
+        Person(crate::domain::Username, Lookup<crate::domain::Person>),
+        GroupMembers(Lookup<BTreeSet<crate::domain::Username>>),
     }
     let mut found = stream::iter(questions)
         .map(|question| async move {
@@ -202,25 +262,29 @@ pub(super) async fn answer(
                     let lookup = homeserver.find_by_email(&email).await;
                     Found::Email(email, lookup)
                 }
+                Question::Sessions(mxid) => {
+                    let lookup = read(homeserver.sessions(&mxid).await);
+                    Found::Sessions(mxid, lookup)
+                }
+                Question::Person(username) => {
+                    let lookup = directory.find(&username).await;
+                    Found::Person(username, lookup)
+                }
+                Question::GroupMembers => Found::GroupMembers(read(directory.group_members().await)),
             }
         })
         .buffer_unordered(concurrency.max(1));
     let mut failed = 0;
     while let Some(found) = found.next().await {
         let failure = match found {
-            Found::Account(mxid, lookup) => {
+            Found::Account(mxid, lookup) => keep(&mut answers.accounts, mxid, lookup),
+            Found::ExternalId(id, lookup) => keep(&mut answers.external_ids, id, lookup),
+            Found::Email(email, lookup) => keep(&mut answers.emails, email, lookup),
+            Found::Sessions(mxid, lookup) => keep(&mut answers.sessions, mxid, lookup),
+            Found::Person(username, lookup) => keep(&mut answers.people, username, lookup),
+            Found::GroupMembers(lookup) => {
                 let failure = unknown(&lookup);
-                answers.accounts.insert(mxid, lookup);
-                failure
-            }
-            Found::ExternalId(id, lookup) => {
-                let failure = unknown(&lookup);
-                answers.external_ids.insert(id, lookup);
-                failure
-            }
-            Found::Email(email, lookup) => {
-                let failure = unknown(&lookup);
-                answers.emails.insert(email, lookup);
+                answers.group_members = Some(lookup);
                 failure
             }
         };
@@ -233,6 +297,16 @@ pub(super) async fn answer(
         }
     }
     Ok(())
+}
+
+fn read<T>(result: Result<T, Failure>) -> Lookup<T> {
+    result.map_or_else(Lookup::Unknown, Lookup::Found)
+}
+
+fn keep<K: Ord, T>(answers: &mut BTreeMap<K, Lookup<T>>, key: K, lookup: Lookup<T>) -> Option<Failure> {
+    let failure = unknown(&lookup);
+    answers.insert(key, lookup);
+    failure
 }
 
 fn unknown<T>(lookup: &Lookup<T>) -> Option<Failure> {
@@ -252,5 +326,6 @@ fn rules(options: &Options, info: &HomeserverInfo) -> Rules {
         display_name: options.display_name,
         email: options.email,
         scope: options.scope.clone(),
+        off_boarding: options.off_boarding.clone(),
     }
 }

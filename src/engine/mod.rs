@@ -7,19 +7,27 @@ mod apply;
 mod by_hand;
 mod cycle;
 mod gather;
+mod guarded;
+mod ladder;
+mod leaving;
 pub mod queue;
 mod report;
+mod trust;
 mod write;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        CreateMode, Failure, FailureClass, FieldPolicy, Instance, Mapped, OnConflict, Peer, Person,
-        ServerName,
+        ConfigPrint, CreateMode, Failure, FailureClass, FieldPolicy, GuardLimits, Instance, Mapped,
+        OffBoarding, OnConflict, Peer, Person, ServerName,
     },
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
@@ -50,6 +58,16 @@ pub struct Options {
     pub scope: Scope,
     /// Whether the account that the service itself uses in Defguard is treated like everybody's.
     pub include_own_account: bool,
+    /// How far to go with those who leave.
+    pub off_boarding: OffBoarding,
+    /// How much may happen without a person saying yes.
+    pub guard: GuardLimits,
+    /// The parts of the config that decide over whom and over what.
+    pub config: ConfigPrint,
+    /// Which machine and state directory this is, as a digest, to tell two daemons apart.
+    pub holder: String,
+    /// How long after a change nobody else may work on the homeserver.
+    pub lease: chrono::TimeDelta,
     /// How accounts are made.
     pub create: CreateMode,
     /// How many people are worked on at once.
@@ -71,12 +89,15 @@ pub struct RunRequest {
     /// Decide only, change nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// The digest of what the guard holds, which a person approved of.
+    #[serde(default)]
+    pub approve: Option<String>,
 }
 
 impl RunRequest {
     /// A run for everybody.
     pub fn everybody(pass: Pass) -> Self {
-        Self { pass, only: BTreeSet::new(), dry_run: false }
+        Self { pass, only: BTreeSet::new(), dry_run: false, approve: None }
     }
 }
 
@@ -92,6 +113,8 @@ pub struct Engine {
     stop: CancellationToken,
     /// What the homeserver said about itself; asked again at each full pass and after every failure.
     homeserver_info: Mutex<Option<HomeserverInfo>>,
+    /// Whether the record in our account data was looked at since the start.
+    record_seen: AtomicBool,
     /// Runs and changes by hand never overlap.
     turn: Arc<Mutex<()>>,
 }
@@ -115,6 +138,7 @@ impl Engine {
             options,
             stop: CancellationToken::new(),
             homeserver_info: Mutex::new(None),
+            record_seen: AtomicBool::new(false),
             turn: Arc::new(Mutex::new(())),
         }
     }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{
-        Change, Completeness, Conflict, DefguardId, Entry, Failure, Link, Mapped, MappedField, MappingError,
-        Mxid, Peer, Person, RunId, RunRecord, Username,
+        Change, Completeness, Conflict, DefguardId, Entry, Failure, FailureClass, Held, Leaving, Link,
+        Mapped, MappedField, MappingError, Mxid, Peer, Person, RunId, RunRecord, Username,
     },
-    reconcile::{Group, Note, Pass, State, Step},
+    reconcile::{Group, Note, Pass, Rung, State, Step},
 };
 
 /// Told how the work goes on.
@@ -93,6 +93,15 @@ impl StepText {
                 format!("on {mxid}: {}", parts.join(", "))
             }
             Step::Name { mxid, .. } => format!("change the display name of {mxid}"),
+            Step::Ladder { mxid, rung, .. } => match rung {
+                Rung::Lock { why, .. } => format!("lock {mxid}: {why}"),
+                Rung::EndSessions => format!("end all sessions of {mxid}"),
+                Rung::Deactivate(why) => format!("deactivate {mxid}: {why}"),
+                Rung::Reactivate { threepids } if threepids.is_empty() => format!("reactivate {mxid}"),
+                Rung::Reactivate { .. } => format!("reactivate {mxid}, with the addresses that it had"),
+                Rung::Unlock(Leaving::Disabled) => format!("unlock {mxid}: enabled again"),
+                Rung::Unlock(_) => format!("unlock {mxid}: back again"),
+            },
         };
         Self(text)
     }
@@ -128,6 +137,9 @@ pub struct RunReport {
     pub people: Vec<PersonReport>,
     /// Names that were asked for and that nobody has.
     pub unknown: Vec<String>,
+    /// What the guard keeps back, and why.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Why the run ended early or did nothing.
     pub failure: Option<Failure>,
     /// Whether the run was asked to end early.
@@ -135,10 +147,17 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// The exit code for it: 0 done, 1 failed, 3 some people failed, 5 source or target unusable.
+    /// The exit code for it: 0 done, 1 failed, 3 some people failed, 4 held by the guard, 5 source or target unusable.
     pub fn exit_code(&self) -> u8 {
         if let Some(failure) = &self.failure {
-            return if failure.peer == Peer::Store { 1 } else { 5 };
+            return match (failure.class, failure.peer) {
+                (FailureClass::NeedsPerson, _) => 4,
+                (_, Peer::Store) => 1,
+                _ => 5,
+            };
+        }
+        if self.held.is_some() {
+            return 4;
         }
         if matches!(self.completeness, Some(Completeness::Incomplete(_))) {
             return 5;
@@ -184,6 +203,9 @@ impl RunReport {
             },
             tally.failed
         );
+        if let Some(held) = &self.held {
+            text = format!("{text}; the guard holds {} step(s)", held.steps.len());
+        }
         if let Some(Completeness::Incomplete(why)) = &self.completeness {
             text = format!("{text}; the list of people was incomplete ({})", why.join("; "));
         }

@@ -1,20 +1,23 @@
 //! One step on one account: read, merge, write, read back. Safe to repeat.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     domain::{
         Account, AccountPatch, Change, DefguardId, Email, Entry, ExternalId, Failure, FailureClass, Field,
-        Instance, Intent, Lookup, Mxid, Peer, RunId, ThreePid,
+        Instance, Intent, Link, Lookup, Mxid, Peer, RunId, ThreePid,
     },
     ports::{Clock, Homeserver, Outcome, Store},
     reconcile::{Holdings, Step},
 };
 
 /// How often a write without a clear outcome is tried.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 /// How often an external id is listed and taken off again if Synapse still answers it from its cache.
 const WASHES: u32 = 3;
@@ -49,7 +52,13 @@ pub(super) struct Writer<'a> {
     pub(super) run: Option<RunId>,
     pub(super) empty_first: bool,
     pub(super) pause: Duration,
+    pub(super) off_board_admins: bool,
     pub(super) intent: Intent,
+    /// The links of the people in the group, as they are now.
+    pub(super) links: BTreeMap<DefguardId, Link>,
+    /// Links that are to be recorded with whatever is recorded next: where an account is on the ladder must never be
+    /// forgotten, or a lock of ours would look like somebody else's.
+    pub(super) kept_links: BTreeMap<DefguardId, Option<Link>>,
     /// Journal lines that are to be recorded with whatever is recorded next.
     pub(super) kept: Vec<Entry>,
     /// Whether anything was sent, or was about to be.
@@ -65,6 +74,7 @@ impl Writer<'_> {
             }
             Step::Hold { id, mxid, change } => self.hold(*id, mxid, change).await,
             Step::Name { id, mxid, display_name } => self.name(*id, mxid, display_name).await,
+            Step::Ladder { id, mxid, rung } => self.climb(*id, mxid, rung).await,
         }
     }
 
@@ -80,6 +90,7 @@ impl Writer<'_> {
             display_name: display_name.map_or(Field::Keep, |name| Field::Set(name.to_owned())),
             threepids: email.map(|email| BTreeSet::from([ThreePid::email(email)])),
             external_ids: Some(external_ids.clone()),
+            ..AccountPatch::default()
         };
         let entry = self.entry(id, mxid, Change::Created);
         self.begin(vec![entry.clone()])?;
@@ -296,7 +307,7 @@ impl Writer<'_> {
     }
 
     /// Reads the account and writes what it lacks. A write without a clear outcome is followed by another look.
-    async fn settle(
+    pub(super) async fn settle(
         &mut self,
         id: DefguardId,
         mxid: &Mxid,
@@ -331,7 +342,7 @@ impl Writer<'_> {
     }
 
     /// Writes down what a write without a clear outcome did change.
-    fn catch_up(&mut self, account: &Account) -> Vec<Entry> {
+    pub(super) fn catch_up(&mut self, account: &Account) -> Vec<Entry> {
         let pending = std::mem::take(&mut self.intent.pending);
         let here = pending.iter().filter(|entry| entry.mxid == account.summary.mxid);
         let done = here.filter_map(|entry| took_effect(entry, account, self.instance)).collect();
@@ -339,7 +350,7 @@ impl Writer<'_> {
     }
 
     /// The account as it is now; never one that is marked as somebody else's.
-    async fn read(&self, id: DefguardId, mxid: &Mxid) -> Result<Account, Undone> {
+    pub(super) async fn read(&self, id: DefguardId, mxid: &Mxid) -> Result<Account, Undone> {
         match self.homeserver.get(mxid).await {
             Lookup::Found(account) if account.is_marked() && account.owner(self.instance) != Some(id) => {
                 Err(Undone::Changed(format!("{mxid} carries the ownership marker of somebody else by now")))
@@ -366,12 +377,12 @@ impl Writer<'_> {
         Ok(self.keep(entries))
     }
 
-    fn entry(&self, id: DefguardId, mxid: &Mxid, change: Change) -> Entry {
+    pub(super) fn entry(&self, id: DefguardId, mxid: &Mxid, change: Change) -> Entry {
         Entry { run: self.run, at: self.clock.now(), id, mxid: mxid.clone(), change }
     }
 
     /// Remembers, before a write, what it is about to change.
-    fn begin(&mut self, pending: Vec<Entry>) -> Result<(), Failure> {
+    pub(super) fn begin(&mut self, pending: Vec<Entry>) -> Result<(), Failure> {
         self.begun = true;
         self.intent.pending = pending;
         if self.kept.is_empty() { self.store.begin(&self.intent) } else { self.record() }
@@ -379,8 +390,17 @@ impl Writer<'_> {
 
     /// After a write: what it changed is recorded with whatever is recorded next. Until then the store has it as
     /// pending.
-    fn keep(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+    pub(super) fn keep(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
         self.intent.pending.clear();
+        for entry in &entries {
+            if let Some(link) = self.links.get_mut(&entry.id) {
+                let before = link.lifecycle.clone();
+                link.lifecycle.after(&entry.change, entry.at);
+                if link.lifecycle != before {
+                    self.kept_links.insert(entry.id, Some(link.clone()));
+                }
+            }
+        }
         self.kept.extend(entries.iter().cloned());
         entries
     }
@@ -391,11 +411,12 @@ impl Writer<'_> {
     }
 
     fn record(&mut self) -> Result<(), Failure> {
-        let journal = std::mem::take(&mut self.kept);
-        self.store.record(&Outcome { journal, continued: Some(self.intent.clone()), ..Outcome::default() })
+        let (journal, links) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.kept_links));
+        let continued = Some(self.intent.clone());
+        self.store.record(&Outcome { journal, links, continued, ..Outcome::default() })
     }
 
-    async fn wait(&self, tried: u32) {
+    pub(super) async fn wait(&self, tried: u32) {
         tokio::time::sleep(self.pause * 2_u32.saturating_pow(tried - 1)).await;
     }
 }
@@ -414,6 +435,10 @@ pub(super) fn took_effect(entry: &Entry, account: &Account, instance: &Instance)
                 }
                 Change::DisplayName { after, .. } => account.summary.display_name == *after,
                 Change::ExternalIds { before, after } => shows(&account.external_ids, before, after),
+                Change::Locked { .. } => account.summary.locked,
+                Change::Unlocked { .. } => !account.summary.locked,
+                Change::Deactivated { .. } => account.summary.deactivated,
+                Change::Reactivated => !account.summary.deactivated,
                 _ => false,
             };
             done.then(|| whole.clone())?
@@ -446,7 +471,7 @@ fn is_half_made(account: &Account, begun: DateTime<Utc>) -> bool {
     account.external_ids.is_empty() && (earliest..=latest).contains(&account.created_at)
 }
 
-fn may_pass(failure: &Failure) -> bool {
+pub(super) fn may_pass(failure: &Failure) -> bool {
     matches!(failure.class, FailureClass::Transient | FailureClass::RateLimited(_))
 }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     draft::{Draft, assemble},
     fields,
-    plan::{Decision, Note, State},
+    lifecycle::{Fate, leave, stay},
+    plan::{Decision, Note, Rung, State},
     scene::{Pass, Scene},
     view::{Claim, Stop, View},
 };
 use crate::domain::{
-    Account, Applied, Change, Conflict, DefguardId, ExternalId, FieldPolicy, Link, Localpart, Mapped,
-    MappedField, Mxid, OnConflict, Person, Subject, Twins,
+    Account, Applied, Change, Conflict, DefguardId, ExternalId, FieldPolicy, Harm, Leaving, Lifecycle, Link,
+    Localpart, Mapped, MappedField, Mxid, OnConflict, Person, Subject, Twins,
 };
 
 /// Decides what is to be done, or asks for what it does not know yet. The same scene always gives the same decision.
@@ -50,7 +51,7 @@ fn drafts(view: &View<'_>, only: Option<&BTreeSet<DefguardId>>) -> BTreeMap<Defg
         } else if let Some(link) = link {
             Linked { view, person, mapped, link }
                 .draft()
-                .unwrap_or_else(|stop| stopped(person, Some(link), stop))
+                .unwrap_or_else(|stop| stopped(*id, Some(link), stop))
         } else if !scene.complete || only.is_some_and(|only| !only.contains(id)) {
             Draft::idle(person, None, State::Withheld)
         } else if let Some(conflicts) = view.remembered(*id) {
@@ -58,50 +59,93 @@ fn drafts(view: &View<'_>, only: Option<&BTreeSet<DefguardId>>) -> BTreeMap<Defg
         } else {
             match (Unlinked { view, person, mapped }).draft() {
                 Ok(Some(draft)) => {
-                    without_an_account(view, draft, mapped).unwrap_or_else(|stop| stopped(person, None, stop))
+                    without_an_account(view, draft, mapped).unwrap_or_else(|stop| stopped(*id, None, stop))
                 }
                 Ok(None) => {
                     open.push((person, mapped));
                     continue;
                 }
-                Err(stop) => stopped(person, None, stop),
+                Err(stop) => stopped(*id, None, stop),
             }
         };
         drafts.insert(*id, draft);
+    }
+    for (id, link) in scene.links.iter().filter(|(id, _)| !scene.people.contains_key(id)) {
+        // An incomplete list says nothing about who is not in it.
+        if scene.complete {
+            drafts.insert(*id, missing(view, link, only.is_none_or(|only| only.contains(id))));
+        }
     }
     let mut given = Given::new(view, &drafts);
     for (person, mapped) in open {
         let draft = Newcomer { view, person, mapped }
             .draft(&given)
             .and_then(|draft| without_an_account(view, draft, mapped))
-            .unwrap_or_else(|stop| stopped(person, None, stop));
+            .unwrap_or_else(|stop| stopped(person.id, None, stop));
         given.add(&draft);
         drafts.insert(person.id, draft);
     }
     drafts
 }
 
-/// The draft of a person whom the sync does not concern.
+/// The draft of a person whom the sync does not concern, or does not concern any more.
 fn not_wanted(view: &View<'_>, person: &Person) -> Option<Draft> {
-    let link = view.scene.links.get(&person.id);
-    let draft = if let Some(why) = view.scene.rules.scope.leaves_out(person) {
-        Draft::idle(person, link, State::OutOfScope).note(Note::OutOfScope { why: why.to_string() })
-    } else if person.is_active {
-        return None;
-    } else {
-        Draft::idle(person, link, State::Disabled)
+    let scene = view.scene;
+    let link = scene.links.get(&person.id);
+    let scope = scene.rules.scope.leaves_out(person);
+    let (state, leaving) = match &scope {
+        Some(why) if !why.is_by_group() => (State::OutOfScope, None),
+        _ if !person.is_active => (State::Disabled, Some(Leaving::Disabled)),
+        Some(_) => (State::OutOfScope, Some(Leaving::OutOfScope)),
+        None => return None,
     };
-    Some(if link.is_none() { draft.note(Note::NoAccount) } else { draft })
+    let mut draft = Draft::idle(person, link, state);
+    if let (State::OutOfScope, Some(why)) = (state, &scope) {
+        draft = draft.note(Note::OutOfScope { why: why.to_string() });
+    }
+    let Some(link) = link else { return Some(draft.note(Note::NoAccount)) };
+    if scene.postponed.contains(&person.id) {
+        return Some(Draft { notes: draft.notes, ..Draft::idle(person, Some(link), State::Postponed) });
+    }
+    let fate = match leaving {
+        Some(why) => leave(view, link, Some(person), why),
+        None => Ok(left_alone(view, person, link)),
+    };
+    Some(match fate {
+        Ok(fate) => draft.fate(fate),
+        Err(stop) => stopped(person.id, Some(link), stop),
+    })
 }
 
-fn stopped(person: &Person, link: Option<&Link>, stop: Stop) -> Draft {
+/// Somebody whom the config leaves alone by name, or whose enrolment has begun anew: they get back what we took.
+fn left_alone(view: &View<'_>, person: &Person, link: &Link) -> Fate {
+    match view.scene.accounts.get(&link.mxid) {
+        Some(summary) if person.is_active && link.lifecycle.is_off_boarded() => stay(link, summary),
+        _ => Fate::of(Lifecycle { away: None, ..link.lifecycle.clone() }),
+    }
+}
+
+/// The draft of somebody with a link whom a complete list does not show. `looked_for`: whether the run is about them.
+fn missing(view: &View<'_>, link: &Link, looked_for: bool) -> Draft {
+    let draft = |state| Draft::of(link.id, Some(link), state);
+    if view.scene.postponed.contains(&link.id) {
+        return draft(State::Postponed);
+    }
+    if !looked_for {
+        return draft(State::Gone);
+    }
+    match leave(view, link, None, Leaving::Gone) {
+        Ok(fate) => draft(State::Gone).fate(fate),
+        Err(stop) => stopped(link.id, Some(link), stop),
+    }
+}
+
+fn stopped(id: DefguardId, link: Option<&Link>, stop: Stop) -> Draft {
     match stop {
         // The whole decision is made anew once the answers are there.
-        Stop::Pending => Draft::idle(person, link, State::Withheld),
-        Stop::Failed(failure) => {
-            Draft { failure: Some(*failure), ..Draft::idle(person, link, State::Failed) }
-        }
-        Stop::Waits(id) => Draft::idle(person, link, State::Withheld).note(Note::WaitsFor { id }),
+        Stop::Pending => Draft::of(id, link, State::Withheld),
+        Stop::Failed(failure) => Draft { failure: Some(*failure), ..Draft::of(id, link, State::Failed) },
+        Stop::Waits(other) => Draft::of(id, link, State::Withheld).note(Note::WaitsFor { id: other }),
     }
 }
 
@@ -118,8 +162,11 @@ fn take_off(view: &View<'_>, draft: &mut Draft, subject: &Subject) -> Result<(),
     let login = ExternalId::login(&view.scene.rules.auth_provider, subject);
     if let Some(account) = view.holder(&login)?
         && let Some(owner) = view.owner(account).filter(|owner| *owner != draft.id)
-        && view.gives_up_subject(owner, account, subject)
+        && view.gives_up_subject(owner, account, subject, draft.id)
     {
+        if view.is_held(owner, Harm::Relink) {
+            return Err(Stop::Waits(owner));
+        }
         draft.takes.entry(owner).or_default().ids.insert(login);
     }
     Ok(())
@@ -141,8 +188,13 @@ impl Linked<'_> {
         let Some(summary) = scene.accounts.get(mxid) else {
             return self.unusable(idle, Conflict::Vanished { mxid: mxid.clone() });
         };
-        if summary.deactivated {
+        if summary.deactivated && self.link.lifecycle.deactivated.is_none() {
             return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
+        }
+        let fate = stay(self.link, summary);
+        if fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
+            // What else is due is seen once the account is in use again.
+            return Ok(idle.fate(fate));
         }
         let remembered = self.view.remembered(self.person.id);
         let subject_is_due =
@@ -151,6 +203,7 @@ impl Linked<'_> {
         let look = scene.pass == Pass::Full
             || scene.afresh.contains(&self.person.id)
             || self.view.is_unfinished(self.person.id)
+            || scene.migration.is_some()
             || ((subject_is_due || email_is_due) && remembered.is_none());
         let account = if look { self.view.account(mxid)? } else { None };
         if look && account.is_none() {
@@ -165,9 +218,7 @@ impl Linked<'_> {
         {
             draft = draft.note(Note::WouldBe { mxid: Mxid::new(localpart, &scene.rules.server) });
         }
-        if summary.locked {
-            draft = draft.note(Note::Locked);
-        }
+        draft = draft.fate(fate);
         if let Some(account) = account {
             if account.is_marked() && account.owner(&scene.rules.instance) != Some(self.person.id) {
                 return self.unusable(draft, Conflict::MarkedForOther { mxid: mxid.clone() });
@@ -198,7 +249,7 @@ impl Linked<'_> {
             }
         }
         let shown = summary.display_name.as_deref();
-        naming(&mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
+        naming(self.view, &mut draft, self.mapped, shown, Some(&self.link.applied), scene.rules.display_name);
         Ok(draft)
     }
 
@@ -251,28 +302,60 @@ fn identify(
         draft.gains.ids.insert(marker);
     }
     let Some((subject, login)) = login else { return Ok(()) };
+    let former = draft.link.as_ref().map(|link| link.former.clone()).unwrap_or_default();
+    // Of a login under a former idp_id or subject_template, only that which names somebody else by now.
+    let renamed = old.filter(|old| *old != subject);
+    let stale = |id: &ExternalId| renamed.is_some_and(|old| old.as_str() == id.external_id) && *id != login;
+    let begun = if let (Some(migration), Some(old)) = (view.scene.migration, old) {
+        let before = ExternalId::login(&migration.from, old);
+        (before != login && account.external_ids.contains(&before)).then_some(before)
+    } else {
+        None
+    };
+    let keeps = |id: &ExternalId| {
+        begun.as_ref() == Some(id)
+            || (former.contains(id) && (id.auth_provider == rules.auth_provider || !stale(id)))
+    };
+    let mut drops: BTreeSet<ExternalId> = BTreeSet::new();
     // What a run that was cut short put there for a name that has changed again.
     let left_over = account.logins(&rules.auth_provider).filter(|id| **id != login && view.is_moving(id));
-    draft.drops.ids.extend(left_over.cloned());
-    if !account.external_ids.contains(&login) {
+    drops.extend(left_over.filter(|id| !keeps(id)).cloned());
+    let outdated = account
+        .logins(&rules.auth_provider)
+        .filter(|id| **id != login && !keeps(id))
+        .filter(|id| old.is_none_or(|old| old.as_str() == id.external_id));
+    drops.extend(outdated.cloned());
+    drops.extend(former.iter().filter(|id| account.external_ids.contains(id) && !keeps(id)).cloned());
+    let gains = !account.external_ids.contains(&login);
+    let harm = if begun.is_some() { Harm::Migrate } else { Harm::Relink };
+    if view.is_held(draft.id, harm) && (gains || !drops.is_empty()) {
+        draft.notes.push(Note::Held { harm });
+        return Ok(());
+    }
+    if gains {
         match view.claim_subject(draft.id, subject)? {
             Claim::Free => {}
             Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
             Claim::Blocked(conflict) => {
                 draft.conflicts.push(conflict);
+                draft.drops.ids.extend(left_over_only(&drops, view));
                 return take_off(view, draft, subject);
             }
         }
         draft.gains.ids.insert(login.clone());
     }
-    let outdated = account
-        .logins(&rules.auth_provider)
-        .filter(|id| **id != login && old.is_none_or(|old| old.as_str() == id.external_id));
-    draft.drops.ids.extend(outdated.cloned());
     if let Some(link) = &mut draft.link {
+        link.former.retain(|id| !drops.contains(id) && *id != login);
+        link.former.extend(begun);
         link.subject = Some(subject.clone());
     }
+    draft.drops.ids.extend(drops);
     Ok(())
+}
+
+/// Of the logins that are to leave an account, those that leave it even if the right one cannot be put there.
+fn left_over_only(drops: &BTreeSet<ExternalId>, view: &View<'_>) -> Vec<ExternalId> {
+    drops.iter().filter(|id| view.is_moving(id)).cloned().collect()
 }
 
 /// The e-mail address of an account that is the person's.
@@ -285,6 +368,10 @@ fn address(
     policy: FieldPolicy,
 ) -> Result<(), Stop> {
     let change = fields::email(policy, mapped, before, Some(account));
+    if change.drop.is_some() && view.is_held(draft.id, Harm::Email) {
+        draft.notes.push(Note::Held { harm: Harm::Email });
+        return Ok(());
+    }
     draft.notes.extend(change.note);
     if let Some(email) = &change.gain {
         match view.claim_email(draft.id, Some(&account.summary.mxid), email)? {
@@ -307,6 +394,7 @@ fn address(
 
 /// The display name of an account that is the person's.
 fn naming(
+    view: &View<'_>,
     draft: &mut Draft,
     mapped: &Mapped,
     shown: Option<&str>,
@@ -314,6 +402,10 @@ fn naming(
     policy: FieldPolicy,
 ) {
     let change = fields::name(policy, mapped, shown, before);
+    if change.write.is_some() && view.is_held(draft.id, Harm::DisplayName) {
+        draft.notes.push(Note::Held { harm: Harm::DisplayName });
+        return;
+    }
     draft.notes.extend(change.note);
     draft.name = change.write;
     if let Some(link) = &mut draft.link {
@@ -372,7 +464,9 @@ impl Unlinked<'_> {
         let mxid = account.summary.mxid.clone();
         match self.view.owner(account) {
             Some(owner)
-                if subject.is_some_and(|subject| self.view.gives_up_subject(owner, account, subject)) =>
+                if subject.is_some_and(|subject| {
+                    self.view.gives_up_subject(owner, account, subject, self.person.id)
+                }) =>
             {
                 Ok(None)
             }
@@ -408,7 +502,13 @@ pub(super) fn take(
         subject: None,
         mxid: mxid.clone(),
         applied: Applied::default(),
+        lifecycle: Lifecycle::default(),
+        former: BTreeSet::new(),
     };
+    if state == State::Adopt && view.is_held(person.id, Harm::Adopt) {
+        let held = Draft { mxid: Some(mxid), ..Draft::idle(person, None, State::Held) };
+        return Ok(held.note(Note::Held { harm: Harm::Adopt }));
+    }
     let mut draft = Draft::idle(person, Some(&link), state);
     if account.summary.deactivated {
         draft.state = State::Conflict;
@@ -431,7 +531,7 @@ pub(super) fn take(
     subject?;
     email?;
     let shown = account.summary.display_name.as_deref();
-    naming(&mut draft, mapped, shown, None, policy(view.scene.rules.display_name));
+    naming(view, &mut draft, mapped, shown, None, policy(view.scene.rules.display_name));
     draft.made = Some(made);
     Ok(draft)
 }
@@ -562,6 +662,8 @@ impl Newcomer<'_> {
             subject: Some(subject.clone()),
             mxid,
             applied,
+            lifecycle: Lifecycle::default(),
+            former: BTreeSet::new(),
         });
         Ok(draft)
     }

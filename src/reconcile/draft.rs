@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    plan::{Group, Note, PersonPlan, Plan, State, Step},
+    lifecycle::{Fate, stranger_sessions},
+    plan::{Group, Note, PersonPlan, Plan, Rung, State, Step},
     scene::Scene,
     transfer::{Hands, Things, Turn, sequence},
     view::{Stop, View},
@@ -28,8 +29,12 @@ pub(super) struct Draft {
     pub(super) washes: BTreeMap<Mxid, BTreeSet<ExternalId>>,
     /// From whom something comes, and what.
     pub(super) takes: BTreeMap<DefguardId, Things>,
+    /// What is done to the account on the off-boarding ladder, before everything else.
+    pub(super) rungs: Vec<Rung>,
     /// The link when all is done.
     pub(super) link: Option<Link>,
+    /// What the journal has to tell beside what is done.
+    pub(super) told: Option<Change>,
     /// How a link came about that did not exist before.
     pub(super) made: Option<Change>,
     pub(super) conflicts: Vec<Conflict>,
@@ -43,7 +48,8 @@ impl Draft {
         Self::of(person.id, link, state)
     }
 
-    fn of(id: DefguardId, link: Option<&Link>, state: State) -> Self {
+    /// Nothing is done for a person of whom only the link is known.
+    pub(super) fn of(id: DefguardId, link: Option<&Link>, state: State) -> Self {
         Self {
             id,
             state,
@@ -54,7 +60,9 @@ impl Draft {
             name: None,
             washes: BTreeMap::new(),
             takes: BTreeMap::new(),
+            rungs: Vec::new(),
             link: link.cloned(),
+            told: None,
             made: None,
             conflicts: Vec::new(),
             notes: Vec::new(),
@@ -74,6 +82,16 @@ impl Draft {
 
     pub(super) fn note(mut self, note: Note) -> Self {
         self.notes.push(note);
+        self
+    }
+
+    /// Adds what the off-boarding ladder means for them.
+    pub(super) fn fate(mut self, fate: Fate) -> Self {
+        self.rungs.extend(fate.rungs);
+        self.notes.extend(fate.notes);
+        if let Some(link) = &mut self.link {
+            link.lifecycle = fate.lifecycle;
+        }
         self
     }
 
@@ -102,6 +120,7 @@ impl Draft {
             || !self.drops.is_empty()
             || !self.washes.is_empty()
             || self.name.is_some()
+            || !self.rungs.is_empty()
     }
 
     /// Whether it is not known now what becomes of this person.
@@ -109,16 +128,20 @@ impl Draft {
         matches!(self.state, State::Failed | State::Postponed | State::Withheld)
     }
 
-    /// Takes back everything that would have been done.
+    /// Takes back everything that would have been done, but for the off-boarding ladder.
     fn wait_for(&mut self, other: DefguardId, link: Option<&Link>) {
-        let notes = std::mem::take(&mut self.notes);
-        *self = Self { notes, ..Self::of(self.id, link, State::Withheld) }.note(Note::WaitsFor { id: other });
+        let lifecycle = self.link.take().map(|link| link.lifecycle).unwrap_or_default();
+        let (rungs, notes) = (std::mem::take(&mut self.rungs), std::mem::take(&mut self.notes));
+        *self = Self::of(self.id, link, State::Withheld)
+            .fate(Fate { rungs, lifecycle, notes })
+            .note(Note::WaitsFor { id: other });
     }
 }
 
 /// Puts the drafts together into a plan; `None` if something has to be found out first.
 pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Option<Plan> {
     hold_back(view, &mut drafts);
+    raise_alarms(view, &mut drafts);
     hand_over(&mut drafts);
     correct_links(view, &mut drafts);
     let intents = finish_intents(view, &mut drafts);
@@ -140,7 +163,8 @@ pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>)
     let scene = Scene { links: &links, ..*view.scene };
     let after = View::new(&scene);
     for (id, draft) in drafts {
-        if !view.scene.people.contains_key(&id) {
+        let linked = view.scene.complete && view.scene.links.contains_key(&id);
+        if !linked && !view.scene.people.contains_key(&id) {
             continue;
         }
         let state = match draft.state {
@@ -176,6 +200,26 @@ fn hold_back(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
         if let Some(draft) = drafts.get_mut(&id) {
             draft.wait_for(blocker, view.scene.links.get(&id));
         }
+    }
+}
+
+/// Whoever left may have left sessions behind that the new owner of their username has opened.
+fn raise_alarms(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
+    let robbed: BTreeSet<DefguardId> = drafts
+        .values()
+        .flat_map(|draft| draft.takes.iter().filter(|(_, things)| !things.ids.is_empty()))
+        .map(|(owner, _)| *owner)
+        .filter(|owner| !view.is_wanted(*owner))
+        .collect();
+    for owner in robbed {
+        let Some(draft) = drafts.get_mut(&owner) else { continue };
+        let Some(mxid) = &draft.mxid else { continue };
+        // If it cannot be found out now, the whole decision is made anew.
+        let Ok(Some(note)) = stranger_sessions(view, owner, mxid) else { continue };
+        if let Note::StrangerSessions { sessions, .. } = &note {
+            draft.told = Some(Change::StrangerSessions { sessions: sessions.clone() });
+        }
+        draft.notes.push(note);
     }
 }
 
@@ -329,15 +373,24 @@ fn group(view: &View<'_>, key: DefguardId, drafts: &[&Draft]) -> Option<Group> {
 pub(super) fn order(key: DefguardId, drafts: &[&Draft], hands: &[Hands]) -> Group {
     let by_id: BTreeMap<DefguardId, &Draft> = drafts.iter().map(|draft| (draft.id, *draft)).collect();
     let made = drafts.iter().filter_map(|draft| Some((draft.id, draft.made.clone()?))).collect();
+    let told = drafts.iter().filter_map(|draft| Some((draft.id, draft.told.clone()?))).collect();
     let mut group = Group {
         key,
         people: by_id.keys().copied().collect(),
         steps: Vec::new(),
         links: BTreeMap::new(),
         made,
+        told,
         moves: BTreeSet::new(),
         confirm: false,
     };
+    // Whoever loses the use of an account loses it before anybody gets something from it.
+    for draft in drafts {
+        let Some(mxid) = &draft.mxid else { continue };
+        let rung = |rung: &Rung| Step::Ladder { id: draft.id, mxid: mxid.clone(), rung: rung.clone() };
+        group.steps.extend(draft.rungs.iter().map(rung));
+        group.confirm |= !draft.rungs.is_empty();
+    }
     for Turn { id, mxid, new, change } in sequence(hands) {
         if new {
             let display_name = by_id.get(&id).and_then(|draft| draft.name.clone());

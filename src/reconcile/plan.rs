@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::scene::Question;
 use crate::domain::{
-    Change, Conflict, DefguardId, Email, ExternalId, Failure, Intent, Link, MappedField, Move, Mxid,
+    Change, Conflict, DefguardId, Email, ExternalId, Failure, Harm, Intent, Leaving, Link, MappedField, Move,
+    Mxid, Session, ThreePid,
 };
 
 /// The outcome of the decision.
@@ -25,7 +26,7 @@ pub enum Decision {
 /// What is to be done, and about everybody why.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    /// Each person whom the listing shows.
+    /// Each person whom the listing shows, and each linked one whom a complete listing does not show.
     pub people: BTreeMap<DefguardId, PersonPlan>,
     /// The work, in groups that are independent of each other.
     pub groups: Vec<Group>,
@@ -71,6 +72,10 @@ pub enum State {
     Disabled,
     /// Not among those whom the sync concerns.
     OutOfScope,
+    /// Linked, and not in Defguard any more, or passed over by its list.
+    Gone,
+    /// Everything that would be done for them is kept back by the guard.
+    Held,
     /// Not decided because the listing was incomplete.
     Withheld,
     /// Failed lately, tried again later.
@@ -91,6 +96,8 @@ impl State {
             Self::Conflict => "conflict",
             Self::Disabled => "disabled",
             Self::OutOfScope => "out_of_scope",
+            Self::Gone => "gone",
+            Self::Held => "held",
             Self::Withheld => "withheld",
             Self::Postponed => "postponed",
             Self::Failed => "failed",
@@ -124,8 +131,73 @@ pub enum Note {
         /// What the templates would give.
         mxid: Mxid,
     },
-    /// The account is locked in Synapse.
+    /// The account is locked in Synapse, and not by us.
     Locked,
+    /// We locked the account.
+    LockedByUs {
+        /// Why.
+        why: Leaving,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// We deactivated the account.
+    DeactivatedByUs {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// We deactivated the account, and somebody else took that back.
+    ReactivatedByOthers,
+    /// It is not proved yet that they left.
+    Away {
+        /// What it looks like.
+        why: Leaving,
+        /// The first run that missed them.
+        since: DateTime<Utc>,
+        /// How many runs have missed them.
+        runs: u32,
+        /// How many have to.
+        needed: u32,
+        /// Not before this time.
+        not_before: DateTime<Utc>,
+    },
+    /// They may have left; an incomplete list cannot tell.
+    Missed,
+    /// Nobody can use the account anyway: it is deactivated by somebody else, or not there.
+    NoAccountInUse,
+    /// The list passed them over; Defguard knows them under this very id.
+    PassedOver,
+    /// They left, and their account will be deactivated.
+    DeactivationDue {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// They left, and the config says that nothing is done.
+    LeftAlone {
+        /// How they left.
+        why: Leaving,
+    },
+    /// They left, and their account is one that is never off-boarded.
+    Protected {
+        /// What protects it.
+        why: String,
+    },
+    /// They left, and their account is a server admin's, which is not off-boarded by itself. Somebody has to see to it.
+    AdminLeaver {
+        /// How they left.
+        why: Leaving,
+    },
+    /// A part of what would be done for them is kept back by the guard.
+    Held {
+        /// Which part.
+        harm: Harm,
+    },
+    /// Somebody else has their username by now, and may have opened these sessions of their account.
+    StrangerSessions {
+        /// The sessions that were used since they were last seen.
+        sessions: BTreeSet<Session>,
+        /// When they were last seen, if that is known.
+        since: Option<DateTime<Utc>>,
+    },
     /// They have no account and need none.
     NoAccount,
     /// They wait for somebody with whom nothing can be done now.
@@ -144,11 +216,63 @@ impl fmt::Display for Note {
                 write!(f, "the display name has {length} characters, Synapse changes it to at most 256")
             }
             Self::WouldBe { mxid } => write!(f, "the templates would give {mxid} today; MXIDs never change"),
-            Self::Locked => f.write_str("the account is locked in Synapse"),
+            Self::Locked => {
+                f.write_str("the account is locked in Synapse, not by this service, and stays so")
+            }
+            Self::LockedByUs { why, at } => {
+                write!(f, "locked by this service since {}: {why}", minute(*at))
+            }
+            Self::DeactivatedByUs { at } => write!(f, "deactivated by this service on {}", minute(*at)),
+            Self::ReactivatedByOthers => {
+                f.write_str("was deactivated by this service and reactivated by somebody else; it stays so")
+            }
+            Self::Away { why, since, runs, needed, not_before } => write!(
+                f,
+                "{} since {}: {runs} of {needed} runs, acted on from {} at the earliest",
+                match why {
+                    Leaving::OutOfScope => "out of scope",
+                    _ => "missing from the list of people",
+                },
+                minute(*since),
+                minute(*not_before)
+            ),
+            Self::Missed => f.write_str("may have left; an incomplete list cannot tell"),
+            Self::NoAccountInUse => {
+                f.write_str("the account is out of use already: not there, or deactivated by somebody else")
+            }
+            Self::PassedOver => f.write_str("the list passed them over; Defguard still knows them"),
+            Self::DeactivationDue { at } => write!(f, "will be deactivated on {}", minute(*at)),
+            Self::LeftAlone { why } => write!(f, "{why}, and off_boarding.{} = \"ignore\"", why.as_str()),
+            Self::Protected { why } => write!(f, "is never off-boarded: {why}"),
+            Self::AdminLeaver { why } => write!(
+                f,
+                "CRITICAL: {why}, and still a server admin; take the admin right away in Synapse, or set \
+                 off_boarding.off_board_admins = true"
+            ),
+            Self::Held { harm } => {
+                write!(f, "kept back by the guard: the account would {harm}; see `plan`")
+            }
+            Self::StrangerSessions { sessions, since } => {
+                write!(
+                    f,
+                    "ALARM: somebody else has their username now and may have opened their account: {} session(s) used",
+                    sessions.len()
+                )?;
+                match since {
+                    Some(since) => write!(f, " since {}", minute(*since))?,
+                    None => f.write_str(" at an unknown time")?,
+                }
+                let devices: Vec<&str> = sessions.iter().map(|session| session.device.as_str()).collect();
+                write!(f, " (devices {})", devices.join(", "))
+            }
             Self::NoAccount => f.write_str("has no account and gets none"),
             Self::WaitsFor { id } => write!(f, "waits for #{id}, with whom nothing can be done now"),
         }
     }
+}
+
+fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// People whose accounts exchange something, or one person alone. One worker does a group, in order; groups are
@@ -165,6 +289,8 @@ pub struct Group {
     pub links: BTreeMap<DefguardId, Option<Link>>,
     /// How links came about that did not exist before, for the journal.
     pub made: BTreeMap<DefguardId, Change>,
+    /// What else the journal has to tell when all is done.
+    pub told: BTreeMap<DefguardId, Change>,
     /// The external ids that leave an account, and the logins that are put on one.
     pub moves: BTreeSet<Move>,
     /// Whether the people have to be read again right before, because external ids change or an account is made.
@@ -205,20 +331,68 @@ pub enum Step {
         /// The new name.
         display_name: String,
     },
+    /// Go up or down the off-boarding ladder.
+    Ladder {
+        /// For whom.
+        id: DefguardId,
+        /// The account.
+        mxid: Mxid,
+        /// What is done.
+        rung: Rung,
+    },
+}
+
+/// One step on the off-boarding ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rung {
+    /// Lock the account.
+    Lock {
+        /// Why.
+        why: Leaving,
+        /// Whether its sessions are to be ended next.
+        end_sessions: bool,
+    },
+    /// End all sessions, and with them all notifications.
+    EndSessions,
+    /// Deactivate the account, which we locked before.
+    Deactivate(Leaving),
+    /// Take our deactivation back, once the account has left all its rooms.
+    Reactivate {
+        /// What is put on it again, as far as nobody else has it by now.
+        threepids: BTreeSet<ThreePid>,
+    },
+    /// Take our lock off.
+    Unlock(Leaving),
+}
+
+impl Rung {
+    /// Why the account is taken out of use, if this does so.
+    pub fn leaving(&self) -> Option<Leaving> {
+        match self {
+            Self::Lock { why, .. } | Self::Deactivate(why) => Some(*why),
+            Self::EndSessions | Self::Reactivate { .. } | Self::Unlock(_) => None,
+        }
+    }
 }
 
 impl Step {
     /// For whom.
     pub fn person(&self) -> DefguardId {
         match self {
-            Self::Create { id, .. } | Self::Hold { id, .. } | Self::Name { id, .. } => *id,
+            Self::Create { id, .. }
+            | Self::Hold { id, .. }
+            | Self::Name { id, .. }
+            | Self::Ladder { id, .. } => *id,
         }
     }
 
     /// The account.
     pub fn mxid(&self) -> &Mxid {
         match self {
-            Self::Create { mxid, .. } | Self::Hold { mxid, .. } | Self::Name { mxid, .. } => mxid,
+            Self::Create { mxid, .. }
+            | Self::Hold { mxid, .. }
+            | Self::Name { mxid, .. }
+            | Self::Ladder { mxid, .. } => mxid,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{FieldPolicy, Instance, Mxid, OnConflict, Person, ServerName, Username};
+use crate::domain::{FieldPolicy, Instance, Mxid, OffBoarding, OnConflict, Person, ServerName, Username};
 
 /// Whom the sync concerns.
 #[derive(Debug, Clone)]
@@ -58,7 +58,20 @@ impl fmt::Display for OutOfScope {
     }
 }
 
+impl OutOfScope {
+    /// Whether this is the group filter's doing. Only that off-boards somebody: a name that is left out is to be left
+    /// alone, and enrolment can begin anew for people who are here to stay.
+    pub(super) fn is_by_group(&self) -> bool {
+        matches!(self, Self::NoIncludedGroup | Self::ExcludedGroup(_))
+    }
+}
+
 impl Scope {
+    /// Whether the group filter leaves the person out, and nothing else does.
+    pub fn leaves_out_by_group(&self, person: &Person) -> bool {
+        self.leaves_out(person).is_some_and(|why| why.is_by_group())
+    }
+
     /// Whether the sync concerns the person.
     pub fn includes(&self, person: &Person) -> bool {
         self.leaves_out(person).is_none()
@@ -103,4 +116,6 @@ pub struct Rules {
     pub email: FieldPolicy,
     /// Whom the sync concerns.
     pub scope: Scope,
+    /// How far to go with those who leave.
+    pub off_boarding: OffBoarding,
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::rules::Rules;
 use crate::domain::{
-    Account, AccountSummary, DefguardId, Email, ExternalId, Intent, Link, Lookup, Mapped, Mxid, Person,
-    Standoff,
+    Account, AccountSummary, DefguardId, Email, ExternalId, Harm, Intent, Link, Lookup, Mapped, Mxid, Person,
+    Session, Standoff, Username,
 };
 
 /// How thoroughly a run looks.
@@ -20,7 +21,7 @@ pub enum Pass {
     Full,
 }
 
-/// Something the decision needs to know from Synapse.
+/// Something the decision needs to know from one of the servers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Question {
     /// The whole account.
@@ -29,6 +30,12 @@ pub enum Question {
     ExternalId(ExternalId),
     /// Who has an e-mail address.
     Email(Email),
+    /// Which sessions an account has.
+    Sessions(Mxid),
+    /// Who has this username in Defguard.
+    Person(Username),
+    /// The usernames of all who are in any group in Defguard.
+    GroupMembers,
 }
 
 /// The answers found so far in this run.
@@ -40,6 +47,12 @@ pub struct Answers {
     pub external_ids: BTreeMap<ExternalId, Lookup<Mxid>>,
     /// Who has an e-mail address.
     pub emails: BTreeMap<Email, Lookup<Mxid>>,
+    /// The sessions of accounts.
+    pub sessions: BTreeMap<Mxid, Lookup<BTreeSet<Session>>>,
+    /// Who has a username in Defguard.
+    pub people: BTreeMap<Username, Lookup<Person>>,
+    /// The usernames of all who are in any group in Defguard.
+    pub group_members: Option<Lookup<BTreeSet<Username>>>,
 }
 
 /// Everything that is known when the decision is made.
@@ -71,4 +84,19 @@ pub struct Scene<'a> {
     pub pass: Pass,
     /// Scope and policies.
     pub rules: &'a Rules,
+    /// What the guard keeps back, person by person.
+    pub held: &'a BTreeMap<DefguardId, BTreeSet<Harm>>,
+    /// When it is.
+    pub now: DateTime<Utc>,
+    /// When a complete list was last seen.
+    pub last_look: Option<DateTime<Utc>>,
+    /// Whether logins are put beside the former ones, because `idp_id` or `subject_template` changed.
+    pub migration: Option<&'a Migration>,
+}
+
+/// A change of `idp_id` or `subject_template`. New logins are put beside the former ones, which stay until it is finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The auth provider under which the accounts carry their logins so far.
+    pub from: String,
 }

@@ -6,12 +6,10 @@ use std::{
     fmt::Write as _,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::scene::{Pass, Question, Scene};
 use crate::domain::{
-    Account, Conflict, DefguardId, Email, ExternalId, Failure, FieldPolicy, Link, Localpart, Lookup, Mapped,
-    Mxid, OnConflict, Subject, Twins,
+    Account, Conflict, DefguardId, Email, ExternalId, Failure, FailureClass, FieldPolicy, Harm, Link,
+    Localpart, Lookup, Mapped, Mxid, OnConflict, Person, Session, Subject, Twins, Username, hex,
 };
 
 /// Synapse gives up after so many suffixes at a login (`SsoHandler._MAP_USERNAME_RETRIES`).
@@ -59,6 +57,7 @@ pub(super) struct View<'a> {
     localparts: BTreeMap<&'a Localpart, Sharers>,
     subjects: BTreeMap<&'a Subject, Sharers>,
     emails: BTreeMap<&'a Email, Sharers>,
+    usernames: BTreeSet<&'a Username>,
     questions: RefCell<BTreeSet<Question>>,
 }
 
@@ -71,6 +70,7 @@ impl<'a> View<'a> {
             localparts: BTreeMap::new(),
             subjects: BTreeMap::new(),
             emails: BTreeMap::new(),
+            usernames: scene.people.values().map(|person| &person.username).collect(),
             questions: RefCell::default(),
         };
         for (id, mapped) in scene.mapped {
@@ -146,6 +146,47 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Who has a username in Defguard now. A name that cannot be looked up at all (`docs/facts/defguard.md` section 4) is
+    /// like one that nobody has: the list has those.
+    pub(super) fn person(&self, username: &Username) -> Result<Option<&'a Person>, Stop> {
+        match self.scene.answers.people.get(username) {
+            None => Err(self.ask(Question::Person(username.clone()))),
+            Some(Lookup::Found(person)) => Ok(Some(person)),
+            Some(Lookup::Absent) => Ok(None),
+            Some(Lookup::Unknown(failure)) if failure.class == FailureClass::Permanent => Ok(None),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
+    /// The usernames of all who are in any group.
+    pub(super) fn group_members(&self) -> Result<&'a BTreeSet<Username>, Stop> {
+        match &self.scene.answers.group_members {
+            None => Err(self.ask(Question::GroupMembers)),
+            Some(Lookup::Found(members)) => Ok(members),
+            Some(Lookup::Absent) => Err(Stop::Pending),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
+    /// The sessions of an account; `None` if they could not be found out.
+    pub(super) fn sessions(&self, mxid: &Mxid) -> Result<Option<&'a BTreeSet<Session>>, Stop> {
+        match self.scene.answers.sessions.get(mxid) {
+            None => Err(self.ask(Question::Sessions(mxid.clone()))),
+            Some(Lookup::Found(sessions)) => Ok(Some(sessions)),
+            Some(Lookup::Absent | Lookup::Unknown(_)) => Ok(None),
+        }
+    }
+
+    /// Whether the list shows somebody with this username.
+    pub(super) fn is_listed(&self, username: &Username) -> bool {
+        self.usernames.contains(username)
+    }
+
+    /// Whether the guard keeps this back.
+    pub(super) fn is_held(&self, id: DefguardId, harm: Harm) -> bool {
+        self.scene.held.get(&id).is_some_and(|held| held.contains(&harm))
+    }
+
     /// The person whose account it is, by a link or by our marker.
     pub(super) fn owner(&self, account: &Account) -> Option<DefguardId> {
         self.owners.get(&account.summary.mxid).copied().or_else(|| account.owner(&self.scene.rules.instance))
@@ -159,17 +200,32 @@ impl<'a> View<'a> {
     /// Whether something can be taken off an account of `owner`: the same accounts on which their own draft works.
     fn can_be_written(&self, owner: DefguardId, account: &Account) -> bool {
         let theirs = account.owner(&self.scene.rules.instance) == Some(owner);
-        !account.summary.deactivated && (theirs || !account.is_marked())
+        let in_use = !account.summary.deactivated || !self.is_wanted(owner);
+        in_use && (theirs || !account.is_marked())
     }
 
-    /// Whether `owner` is an active person whose login is another one by now, so that the one on their account is not
-    /// theirs any more.
-    pub(super) fn gives_up_subject(&self, owner: DefguardId, account: &Account, subject: &Subject) -> bool {
-        self.is_wanted(owner)
-            && self.can_be_written(owner, account)
-            && self
+    /// Whether the login on the account of `owner` is not theirs any more, now that `claimant` has it: their own login is
+    /// another one, or they are not in Defguard and the claimant has their very username. The owner may be missing from
+    /// the list only by accident; but whoever has the name now is not them.
+    pub(super) fn gives_up_subject(
+        &self,
+        owner: DefguardId,
+        account: &Account,
+        subject: &Subject,
+        claimant: DefguardId,
+    ) -> bool {
+        let gave_up = match self.scene.people.get(&owner) {
+            Some(_) => self
                 .mapped(owner)
-                .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject))
+                .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own != subject)),
+            None => {
+                let link = self.scene.links.get(&owner);
+                let claimant = self.scene.people.get(&claimant);
+                self.scene.complete
+                    && link.zip(claimant).is_some_and(|(link, claimant)| link.username == claimant.username)
+            }
+        };
+        gave_up && owner != claimant && self.can_be_written(owner, account)
     }
 
     /// Whether `owner` is an active person whose address is another one by now, so that the one that we put on their
@@ -206,7 +262,9 @@ impl<'a> View<'a> {
             Some(owner) if owner == id => Ok(Claim::Free),
             Some(owner) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people })),
-                None if self.gives_up_subject(owner, account, subject) => self.from(owner),
+                None if self.gives_up_subject(owner, account, subject, id) => {
+                    self.from_unless(owner, Harm::Relink)
+                }
                 None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
             },
             None => Ok(Claim::Blocked(Conflict::SubjectTaken { mxid })),
@@ -238,14 +296,16 @@ impl<'a> View<'a> {
             (Some(owner), _) if owner == id => Ok(Claim::Free),
             (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people })),
-                None => self.from(owner),
+                None => self.from_unless(owner, Harm::Email),
             },
             (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
-    fn from(&self, owner: DefguardId) -> Result<Claim, Stop> {
-        if self.scene.postponed.contains(&owner) { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
+    /// It comes from `owner`, unless nothing can be done with them now, or the guard keeps back what they would lose.
+    fn from_unless(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
+        let waits = self.scene.postponed.contains(&owner) || self.is_held(owner, harm);
+        if waits { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
     }
 
     /// Whether the policy lets an account that is nobody's become this person's. The error says why not, if the policy
@@ -425,8 +485,5 @@ fn link_text(link: Option<&Link>) -> String {
 }
 
 fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(text.as_bytes(), 32)
 }

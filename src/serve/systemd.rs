@@ -13,6 +13,9 @@ use sd_notify::NotifyState;
 
 use crate::engine::RunReport;
 
+/// The exit code of a run of which the guard holds a part.
+const HELD: u8 = 4;
+
 /// What a status line can hold, in characters.
 const LONGEST_STATUS: usize = 300;
 
@@ -103,6 +106,7 @@ pub fn status_line(report: &RunReport, next: Option<DateTime<Utc>>, zone: Tz) ->
     let outcome = match (report.exit_code(), &report.failure) {
         (0, _) => format!("ok, {changed} changed"),
         (_, Some(failure)) => format!("failed ({failure})"),
+        (HELD, None) => format!("done but for what the guard holds, {changed} changed"),
         (_, None) => format!("done in part, {changed} changed, {failed} failed"),
     };
     let next = next.map_or_else(String::new, |next| {
@@ -132,6 +136,7 @@ mod tests {
             completeness: None,
             people: Vec::new(),
             unknown: Vec::new(),
+            held: None,
             failure,
             interrupted: false,
         }

@@ -92,7 +92,8 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        Applied, Backoff, Change, Entry, ExternalId, Link, Mxid, RunId, ServerName, Subject, Username,
+        Applied, Backoff, Change, Entry, ExternalId, Lifecycle, Link, Mxid, RunId, ServerName, Subject,
+        Username,
     };
 
     fn time() -> impl Strategy<Value = DateTime<Utc>> {
@@ -108,6 +109,8 @@ mod tests {
     fn link() -> impl Strategy<Value = Link> {
         (any::<i64>(), any::<String>(), any::<Option<String>>(), mxid(), any::<(Option<String>, bool)>())
             .prop_map(|(id, username, subject, mxid, (display_name, email))| Link {
+                lifecycle: Lifecycle::default(),
+                former: BTreeSet::new(),
                 id: DefguardId(id),
                 username: Username::new(username),
                 subject: subject.map(Subject::new),

@@ -32,7 +32,8 @@ pub use self::{
 };
 use crate::{
     domain::{
-        Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standoff,
+        Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standing,
+        Standoff,
     },
     ports::{JournalFilter, Outcome, ServerPair, Store},
 };
@@ -45,6 +46,7 @@ const RUNS: &str = "runs";
 const JOURNAL: &str = "journal";
 const META: &str = "meta";
 const KEY_PAIR: &[u8] = b"pair";
+const KEY_STANDING: &[u8] = b"standing";
 const KEY_NEXT_RUN: &[u8] = b"next_run";
 /// How many lines are removed in one go.
 const PRUNE_BATCH: usize = 1000;
@@ -54,6 +56,7 @@ const PRUNE_BATCH: usize = 1000;
 pub struct SledStore {
     trees: Trees,
     db: Db,
+    id: String,
     /// The key of the next journal line. Held during a transaction, so that lines are in the order of their keys and
     /// no two have the same.
     next_entry: Mutex<u64>,
@@ -193,27 +196,31 @@ impl SledStore {
 }
 
 impl Store for SledStore {
-    fn bind(&self, pair: &ServerPair) -> Result<(), Failure> {
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn bind(&self, pair: &ServerPair) -> Result<Vec<String>, Failure> {
         let what = "checking which servers the store belongs to";
         let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bytes) = self.trees.meta.get(KEY_PAIR).map_err(failed(what))? else {
             self.trees.meta.insert(KEY_PAIR, encode(META, pair)?).map_err(failed(what))?;
-            return self.flush();
+            self.flush()?;
+            return Ok(Vec::new());
         };
         let stored: ServerPair = decode(META, KEY_PAIR, &bytes)?;
-        if stored == *pair {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Peer::Store,
-            FailureClass::Permanent,
-            what,
-            format!("this store belongs to another pair of servers: {}", stored.differences(pair).join("; ")),
-        )
-        .mend(
-            "put the config right, or use another state.directory, or move this one away; accounts that are ours \
-             are found again by the ownership markers in Synapse",
-        ))
+        Ok(stored.differences(pair))
+    }
+
+    fn standing(&self) -> Result<Standing, Failure> {
+        let stored = self.trees.meta.get(KEY_STANDING).map_err(failed("reading how things stand"))?;
+        stored.map_or_else(|| Ok(Standing::default()), |bytes| decode(META, KEY_STANDING, &bytes))
+    }
+
+    fn set_standing(&self, standing: &Standing) -> Result<(), Failure> {
+        let bytes = encode(META, standing)?;
+        self.trees.meta.insert(KEY_STANDING, bytes).map_err(failed("writing how things stand"))?;
+        self.flush()
     }
 
     fn standoffs(&self) -> Result<BTreeMap<DefguardId, Standoff>, Failure> {
@@ -341,7 +348,10 @@ impl Store for SledStore {
             && let Some(item) = newest_first.next()
         {
             let (key, bytes) = item.map_err(failed("reading the journal"))?;
-            let entry = decode(JOURNAL, &key, &bytes)?;
+            let entry: Entry = decode(JOURNAL, &key, &bytes)?;
+            if filter.since.is_some_and(|since| entry.at < since) {
+                break;
+            }
             if wanted(&entry) {
                 found.push(entry);
             }

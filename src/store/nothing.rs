@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     domain::{
-        Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standoff,
+        Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standing,
+        Standoff,
     },
     ports::{JournalFilter, Outcome, ServerPair, Store},
 };
@@ -25,8 +26,20 @@ fn refused(what: &str) -> Failure {
 }
 
 impl Store for Nothing {
-    fn bind(&self, _pair: &ServerPair) -> Result<(), Failure> {
-        Ok(())
+    fn id(&self) -> String {
+        String::new()
+    }
+
+    fn bind(&self, _pair: &ServerPair) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn standing(&self) -> Result<Standing, Failure> {
+        Ok(Standing::default())
+    }
+
+    fn set_standing(&self, _standing: &Standing) -> Result<(), Failure> {
+        Err(refused("writing how things stand"))
     }
 
     fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure> {

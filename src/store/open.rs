@@ -110,7 +110,8 @@ impl SledStore {
 
     fn new(place: Place, db: Db, trees: Trees) -> Result<Self, Failure> {
         let next_entry = trees.next_entry()?;
-        Ok(Self { trees, db, next_entry: Mutex::new(next_entry), _place: place })
+        let id = place.id()?.unwrap_or_default();
+        Ok(Self { trees, db, id, next_entry: Mutex::new(next_entry), _place: place })
     }
 }
 

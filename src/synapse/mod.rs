@@ -6,10 +6,11 @@
 
 mod explain;
 mod identify;
+mod off_board;
 mod read_only;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use http::{HeaderValue, Method, StatusCode};
@@ -22,8 +23,8 @@ use url::Url;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
-        ServerName,
+        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Instance, Lookup,
+        Mxid, Peer, ServerName, ServiceRecord, Session,
     },
     http::{Answer, Http, HttpOptions},
     ports::{Homeserver, HomeserverInfo, Written},
@@ -227,6 +228,39 @@ impl Homeserver for Synapse {
                 }
             })
             .await?
+    }
+
+    async fn sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure> {
+        self.read_sessions(mxid).await
+    }
+
+    async fn end_sessions(&self, mxid: &Mxid, devices: &BTreeSet<Session>) -> Result<(), Failure> {
+        self.delete_devices(mxid, devices).await
+    }
+
+    async fn email_pushers(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.read_email_pushers(mxid).await
+    }
+
+    async fn rooms(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.read_rooms(mxid).await
+    }
+
+    async fn service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+    ) -> Result<Option<ServiceRecord>, Failure> {
+        self.read_record(own, instance).await
+    }
+
+    async fn keep_service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+        record: &ServiceRecord,
+    ) -> Result<(), Failure> {
+        self.write_record(own, instance, record).await
     }
 }
 

@@ -1,12 +1,13 @@
 //! A homeserver that can be looked at but not changed, for dry runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
 use crate::{
     domain::{
-        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Lookup, Mxid, Peer,
+        Account, AccountPatch, AccountSummary, Email, ExternalId, Failure, FailureClass, Instance, Lookup,
+        Mxid, Peer, ServiceRecord, Session,
     },
     ports::{Homeserver, HomeserverInfo, Written},
 };
@@ -38,11 +39,43 @@ impl<H: Homeserver> Homeserver for ReadOnly<H> {
     }
 
     async fn put(&self, mxid: &Mxid, _patch: &AccountPatch) -> Result<Written, Failure> {
-        Err(Failure::new(
-            Peer::Synapse,
-            FailureClass::Permanent,
-            format!("writing the account {mxid}"),
-            "this run only looks and writes nothing",
-        ))
+        Err(refused(format!("writing the account {mxid}")))
     }
+
+    async fn sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure> {
+        self.0.sessions(mxid).await
+    }
+
+    async fn end_sessions(&self, mxid: &Mxid, _devices: &BTreeSet<Session>) -> Result<(), Failure> {
+        Err(refused(format!("ending the sessions of {mxid}")))
+    }
+
+    async fn email_pushers(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.0.email_pushers(mxid).await
+    }
+
+    async fn rooms(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.0.rooms(mxid).await
+    }
+
+    async fn service_record(
+        &self,
+        own: &Mxid,
+        instance: &Instance,
+    ) -> Result<Option<ServiceRecord>, Failure> {
+        self.0.service_record(own, instance).await
+    }
+
+    async fn keep_service_record(
+        &self,
+        _own: &Mxid,
+        _instance: &Instance,
+        _record: &ServiceRecord,
+    ) -> Result<(), Failure> {
+        Err(refused("writing the record in our own account data".to_owned()))
+    }
+}
+
+fn refused(what: String) -> Failure {
+    Failure::new(Peer::Synapse, FailureClass::Permanent, what, "this run only looks and writes nothing")
 }

@@ -202,6 +202,10 @@ pub(super) struct Body {
     threepids: Option<Vec<Pid>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_ids: Option<Vec<Id>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deactivated: Option<bool>,
 }
 
 /// Puts a patch into the words of the admin API.
@@ -228,6 +232,8 @@ pub(super) fn body(patch: &AccountPatch) -> Body {
         },
         threepids: patch.threepids.as_ref().map(threepids),
         external_ids: patch.external_ids.as_ref().map(external_ids),
+        locked: patch.locked,
+        deactivated: patch.deactivated,
     }
 }
 

@@ -188,7 +188,7 @@ socket = "{home}/control.sock"
     fn steady(&self, text: &str) -> String {
         let mut text = text.replace(&self.home.path().display().to_string(), "HOME");
         for (what, instead) in [
-            (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
+            (r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?", "<time>"),
             (r"\(\d+\.\d s\)", "(<time>)"),
             (r"127\.0\.0\.1:\d+", "<address>"),
         ] {

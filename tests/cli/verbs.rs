@@ -72,6 +72,7 @@ async fn the_json_of_runs_and_status_has_its_documented_keys() {
             "completeness",
             "people",
             "unknown",
+            "held",
             "failure",
             "interrupted"
         ]

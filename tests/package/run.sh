@@ -52,7 +52,7 @@ sandbox=$!
 say "a Debian 12 of its own"
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -1)
 [ -n "$mirror" ] || fail "apt knows no mirror of Debian; run apt-get update"
-debootstrap --variant=minbase --include=systemd,procps,man-db bookworm "$root" "$mirror" >"$work/debootstrap.log" ||
+debootstrap --variant=minbase --include=systemd,procps,man-db,ca-certificates bookworm "$root" "$mirror" >"$work/debootstrap.log" ||
   { tail -50 "$work/debootstrap.log"; fail "debootstrap"; }
 systemd-nspawn --quiet --register=no --keep-unit --console=read-only --directory="$root" --boot \
   </dev/null >"$work/machine.log" 2>&1 &

@@ -13,10 +13,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use defguard_synapse_sync::{
     domain::{
-        Account, AccountPatch, AccountSummary, Backoff, CreateMode, DefguardId, Email, Entry, ExternalId,
-        Failure, FailureClass, Field, FieldPolicy, Instance, Intent, Link, Listing, Localpart, Lookup,
-        Mapped, MappingError, Mxid, OnConflict, Page, Peer, Person, RunId, RunRecord, ServerName, Standoff,
-        Subject, ThreePid, Username,
+        Account, AccountPatch, AccountSummary, Backoff, ConfigPrint, CreateMode, DefguardId, Email, Entry,
+        ExternalId, Failure, FailureClass, Field, FieldPolicy, GuardLimits, Instance, Intent, Link, Listing,
+        Localpart, Lookup, Mapped, MappingError, Mxid, OffBoarding, OnConflict, OnLeave, Page, Peer, Person,
+        RunId, RunRecord, ServerName, ServiceRecord, Session, SessionsOnLock, Standing, Standoff, Subject,
+        ThreePid, Username,
     },
     engine::{Engine, Options, RunReport, RunRequest},
     ports::{
@@ -204,6 +205,13 @@ pub struct State {
     pub intents: BTreeMap<DefguardId, Intent>,
     pub backoff: BTreeMap<DefguardId, Backoff>,
     pub standoffs: BTreeMap<DefguardId, Standoff>,
+    pub standing: Standing,
+    /// The id of the store, and what a copy of it was.
+    pub store_id: String,
+    /// Our own account data on the homeserver.
+    pub record: Option<ServiceRecord>,
+    /// The devices that are logged in to accounts.
+    pub sessions: BTreeMap<Mxid, BTreeSet<Session>>,
     pub journal: Vec<Entry>,
     pub runs: Vec<RunRecord>,
     pub next_run: u64,
@@ -254,7 +262,15 @@ pub struct Policies {
     pub open_registration: bool,
     pub create: CreateMode,
     pub concurrency: usize,
+    pub on_leave: OnLeave,
+    pub sessions_on_lock: Option<SessionsOnLock>,
+    pub deactivate_after_days: Option<i64>,
+    pub guard: GuardLimits,
 }
+
+/// Limits that nothing in these small worlds reaches.
+pub const NO_LIMITS: GuardLimits =
+    GuardLimits { min_count: 1000, percent: 100, max_count: 1000, shrink_percent: 100 };
 
 impl Default for Policies {
     fn default() -> Self {
@@ -265,6 +281,10 @@ impl Default for Policies {
             open_registration: false,
             create: CreateMode::Auto,
             concurrency: 4,
+            on_leave: OnLeave::Lock,
+            sessions_on_lock: None,
+            deactivate_after_days: None,
+            guard: NO_LIMITS,
         }
     }
 }
@@ -292,6 +312,10 @@ impl World {
             intents: BTreeMap::new(),
             backoff: BTreeMap::new(),
             standoffs: BTreeMap::new(),
+            standing: Standing::default(),
+            store_id: "first".to_owned(),
+            record: None,
+            sessions: BTreeMap::new(),
             journal: Vec::new(),
             runs: Vec::new(),
             next_run: 1,
@@ -342,6 +366,24 @@ impl World {
                 ..Scope::default()
             },
             include_own_account: false,
+            off_boarding: OffBoarding {
+                disabled: policies.on_leave,
+                gone: policies.on_leave,
+                out_of_scope: policies.on_leave,
+                deactivate_after: policies.deactivate_after_days.map(TimeDelta::days),
+                sessions_on_lock: policies.sessions_on_lock,
+                ..OffBoarding::default()
+            },
+            guard: policies.guard,
+            config: ConfigPrint {
+                scope: String::new(),
+                subject_template: String::new(),
+                display_name_template: String::new(),
+                email_template: String::new(),
+                auth_provider: PROVIDER.to_owned(),
+            },
+            holder: "here".to_owned(),
+            lease: TimeDelta::minutes(15),
             create: policies.create,
             concurrency: policies.concurrency,
             retry_pause: Duration::ZERO,
@@ -540,7 +582,13 @@ impl State {
     pub fn log_in(&mut self, person: &Person) {
         let mapped = map(person, &server());
         let login = login_id(person.username.as_str());
-        if self.look_up(&login).is_some() {
+        if let Some(opened) = self.look_up(&login) {
+            let summary = &self.accounts[&opened].summary;
+            if !summary.locked && !summary.deactivated {
+                let device = format!("{}-{}", person.username, person.id);
+                let session = Session { device, last_used: Some(self.now) };
+                self.sessions.entry(opened).or_default().insert(session);
+            }
             return;
         }
         let Ok(localpart) = mapped.localpart else { return };
@@ -634,6 +682,19 @@ impl State {
             }
             self.accounts.insert(mxid.clone(), account.clone());
         }
+        // On create both are ignored.
+        if let (Some(deactivated), false) = (patch.deactivated, created) {
+            account.summary.deactivated = deactivated;
+            if deactivated {
+                account.threepids.clear();
+                self.sessions.remove(mxid);
+                self.foreign.retain(|(of, extra)| of != mxid || matches!(extra, Extra::OtherProvider(_)));
+            }
+        }
+        if let (Some(locked), false) = (patch.locked, created) {
+            account.summary.locked = locked;
+        }
+        self.accounts.insert(mxid.clone(), account.clone());
         Ok(Written { created, account })
     }
 
@@ -810,6 +871,15 @@ impl Directory for World {
         .await
     }
 
+    async fn group_members(&self) -> Result<BTreeSet<Username>, Failure> {
+        self.asynchronous(Peer::Defguard, |state| {
+            state.single.push("the groups".to_owned());
+            let members = state.people.values().filter(|person| !person.groups.is_empty());
+            Ok(members.map(|person| person.username.clone()).collect())
+        })
+        .await
+    }
+
     async fn own_username(&self) -> Result<Option<Username>, Failure> {
         Ok(Some(Username::new("sync")))
     }
@@ -857,11 +927,70 @@ impl Homeserver for World {
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         self.asynchronous(Peer::Synapse, |state| state.put(mxid, patch)).await
     }
+
+    async fn sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure> {
+        self.asynchronous(Peer::Synapse, |state| {
+            state.single.push(format!("sessions of {mxid}"));
+            Ok(state.sessions.get(mxid).cloned().unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn end_sessions(&self, mxid: &Mxid, devices: &BTreeSet<Session>) -> Result<(), Failure> {
+        self.asynchronous(Peer::Synapse, |state| {
+            if let Some(sessions) = state.sessions.get_mut(mxid) {
+                sessions.retain(|session| !devices.contains(session));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn email_pushers(&self, _mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.asynchronous(Peer::Synapse, |_| Ok(BTreeSet::new())).await
+    }
+
+    async fn rooms(&self, _mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
+        self.asynchronous(Peer::Synapse, |_| Ok(BTreeSet::new())).await
+    }
+
+    async fn service_record(
+        &self,
+        _own: &Mxid,
+        _instance: &Instance,
+    ) -> Result<Option<ServiceRecord>, Failure> {
+        self.asynchronous(Peer::Synapse, |state| Ok(state.record.clone())).await
+    }
+
+    async fn keep_service_record(
+        &self,
+        _own: &Mxid,
+        _instance: &Instance,
+        record: &ServiceRecord,
+    ) -> Result<(), Failure> {
+        self.asynchronous(Peer::Synapse, |state| {
+            state.record = Some(record.clone());
+            Ok(())
+        })
+        .await
+    }
 }
 
 impl Store for World {
-    fn bind(&self, _pair: &ServerPair) -> Result<(), Failure> {
-        Ok(())
+    fn id(&self) -> String {
+        self.state().store_id.clone()
+    }
+
+    fn bind(&self, _pair: &ServerPair) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn standing(&self) -> Result<Standing, Failure> {
+        Ok(self.state().standing.clone())
+    }
+
+    fn set_standing(&self, standing: &Standing) -> Result<(), Failure> {
+        self.stored(|state| state.standing = standing.clone())
     }
 
     fn links(&self) -> Result<BTreeMap<DefguardId, Link>, Failure> {
@@ -929,6 +1058,7 @@ impl Store for World {
             .iter()
             .filter(|entry| filter.run.is_none_or(|run| entry.run == Some(run)))
             .filter(|entry| filter.id.is_none_or(|id| entry.id == id))
+            .filter(|entry| filter.since.is_none_or(|since| entry.at >= since))
             .cloned()
             .collect();
         let skipped = filter.limit.map_or(0, |limit| wanted.len().saturating_sub(limit));

@@ -28,6 +28,7 @@ async fn an_external_id_of_somebody_else_leaves_a_half_made_account_behind() {
         display_name: Field::Set("Late".to_owned()),
         threepids: emails(&["trap-late@x.org"]),
         external_ids: ids([login("trap-held"), marker("trap/late")]),
+        ..AccountPatch::default()
     };
     let failure = synapse.put(&late, &patch).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Permanent);

@@ -19,6 +19,7 @@ async fn one_request_makes_a_whole_account_and_shows_it() {
         display_name: Field::Set("Whole Person".to_owned()),
         threepids: emails(&["put-whole@x.org"]),
         external_ids: ids([login("put-whole"), marker("hq/1")]),
+        ..AccountPatch::default()
     };
     let written = synapse.put(&account, &patch).await.unwrap();
     assert!(written.created);

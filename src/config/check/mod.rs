@@ -1,6 +1,7 @@
 //! From a document to [`Settings`]: every key is read, defaults are filled in, and what is wrong is collected.
 
 mod mapping;
+mod off_boarding;
 mod servers;
 
 use std::{
@@ -48,6 +49,8 @@ pub(super) fn settings(
     let defguard = servers::defguard(document.table("defguard"), &origin, env);
     let scope = scope(document.table("scope"));
     let accounts = accounts(document.table("accounts"));
+    let off_boarding = off_boarding::off_boarding(document.table("off_boarding"));
+    let guard = off_boarding::guard(document.table("guard"));
     let schedule = schedule(document.table("schedule"), now);
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
@@ -58,6 +61,8 @@ pub(super) fn settings(
         synapse: synapse?,
         templates: templates?,
         accounts,
+        off_boarding,
+        guard,
         schedule: schedule?,
         state,
         control,
