@@ -212,25 +212,23 @@ impl RunReport {
         text
     }
 
-    /// Logs it: what was done for whom, who failed, and the sum. Nobody is named but by id and MXID.
+    /// Logs its outcome. What was done for whom was logged when it was done.
     pub fn log(&self) {
         let run = self.run.map(|run| run.0);
-        for about in &self.people {
-            let (person, mxid) = (about.id.0, about.mxid.as_ref().map(tracing::field::display));
-            for change in &about.done {
-                tracing::info!(run, person, mxid, action = change.kind(), "done for this person");
-            }
+        // Who failed while something was done for them was logged then, too.
+        for about in self.people.iter().filter(|about| about.steps.is_empty()) {
             if let Some(failure) = &about.failure {
-                tracing::warn!(run, person, mxid, action = "failed", %failure, "failed for this person");
+                let (person, mxid) = (about.id.0, about.mxid.as_ref().map(tracing::field::display));
+                tracing::warn!(run, person, mxid, action = "failed", "failed: {failure}");
             }
         }
         let summary = self.summary();
         match (self.exit_code(), &self.failure) {
-            (0, _) => tracing::info!(run, summary, "sync done"),
+            (0, _) => tracing::info!(run, "sync done: {summary}"),
             (code, Some(failure)) => {
-                tracing::error!(run, code, summary, mend = failure.mend.as_deref(), "sync failed");
+                tracing::error!(run, code, mend = failure.mend.as_deref(), "sync failed: {summary}");
             }
-            (code, None) => tracing::warn!(run, code, summary, "sync done in part"),
+            (code, None) => tracing::warn!(run, code, "sync done in part: {summary}"),
         }
     }
 

@@ -76,7 +76,7 @@ async fn the_journal_gets_the_run_the_person_the_account_and_the_action_as_field
                     continue;
                 }
                 all.push(fields(&buffer[..length]));
-                if all.last().unwrap()["MESSAGE"] == wanted {
+                if all.last().unwrap()["MESSAGE"].starts_with(wanted) {
                     return all;
                 }
             }
