@@ -45,7 +45,10 @@ async fn daemon(socket: &Path) -> Item {
             let since = status
                 .daemon
                 .map_or_else(String::new, |daemon| format!(" since {} UTC", moment(daemon.started)));
-            Item::ok("daemon", format!("up{since}; a config that was changed counts when it is restarted"))
+            Item::ok(
+                "daemon",
+                format!("up{since}; a config that was changed counts after a reload (SIGHUP) or a restart"),
+            )
         }
         Ok(Some(_)) => Item::warning(
             "daemon",

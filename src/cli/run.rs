@@ -75,7 +75,7 @@ struct Again {
 
 impl Reload for Again {
     fn reload(&self, engine: &Engine) -> Option<(Engine, Timetable)> {
-        let (new, templates, warnings) = match session::read(&self.file) {
+        let (mut new, templates, warnings) = match session::read(&self.file) {
             Ok(read) => read,
             Err(findings) => {
                 findings.iter().for_each(tell);
@@ -83,6 +83,10 @@ impl Reload for Again {
             }
         };
         warnings.iter().for_each(tell);
+        let mut old = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keep_what_needs_a_restart(&old, &mut new) {
+            tracing::warn!(key, "`{key}` was changed and needs a restart; it is left as it was");
+        }
         let engine = match assemble::renewed(engine, &new, templates, &alive(&self.systemd)) {
             Ok(engine) => engine,
             Err(failure) => {
@@ -90,10 +94,6 @@ impl Reload for Again {
                 return None;
             }
         };
-        let mut old = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in needing_a_restart(&old, &new) {
-            tracing::warn!(key, "this key was changed and needs a restart; it is left as it was");
-        }
         if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
             tracing::info!(
                 "systemd hands over credentials only when a service starts: after a change of a secret, restart it"
@@ -107,17 +107,20 @@ impl Reload for Again {
     }
 }
 
-/// The keys that were changed and cannot be taken over by a daemon that runs.
-fn needing_a_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+/// Keeps what a daemon that runs cannot change, and gives the keys of it that were changed.
+fn keep_what_needs_a_restart(old: &Settings, new: &mut Settings) -> Vec<&'static str> {
     let mut keys = Vec::new();
     if old.state.directory != new.state.directory {
         keys.push("state.directory");
+        new.state.directory.clone_from(&old.state.directory);
     }
     if old.control.socket != new.control.socket {
         keys.push("control.socket");
+        new.control.socket.clone_from(&old.control.socket);
     }
     if old.log.format != new.log.format {
         keys.push("log.format");
+        new.log.format = old.log.format;
     }
     keys
 }

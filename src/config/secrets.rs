@@ -33,10 +33,11 @@ impl Wanted {
     /// How it can be given, for a finding that it is missing.
     pub(super) fn ways(&self) -> String {
         format!(
-            "Put it into a file that only this service can read and name that file with `{}`, or give it as the \
-             systemd credential {}, or in the environment as {}.",
-            self.key,
+            "Put it into /etc/defguard-synapse-sync/credentials/{}, from where systemd hands it over (on a terminal, set \
+             CREDENTIALS_DIRECTORY to that directory), or into any file that only this service can read, named with \
+             `{}`, or give it in the environment as {}.",
             self.name,
+            self.key,
             Environment::secret_variable(self.name)
         )
     }
