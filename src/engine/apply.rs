@@ -176,7 +176,7 @@ impl Engine {
                     for entry in entries {
                         let run = run.map(|run| run.0);
                         let (person, action) = (entry.id.0, entry.change.kind());
-                        tracing::info!(run, person, mxid = %entry.mxid, action, "done: {action}");
+                        tracing::info!(run, person, mxid = %entry.mxid, action, "done: {action} for {}", entry.mxid);
                         done.done.entry(entry.id).or_default().push(entry.change);
                     }
                 }
