@@ -6,7 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     alive::Alive,
-    config::{DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts},
+    config::{
+        DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts,
+        homeserver_yaml::Facts,
+    },
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
@@ -32,14 +35,15 @@ impl Clock for SystemClock {
 
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
-    live_directory(settings, clock, &Alive::default())
+    Ok(Arc::new(defguard(settings, clock)?))
 }
 
-fn live_directory(
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    alive: &Alive,
-) -> Result<Arc<dyn Directory>, Failure> {
+/// The same with all that can be asked of Defguard, for `check`.
+pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
+    live_defguard(settings, clock, &Alive::default())
+}
+
+fn live_defguard(settings: &Settings, clock: Arc<dyn Clock>, alive: &Alive) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -59,15 +63,20 @@ fn live_directory(
         alive: alive.clone(),
         ..HttpOptions::default()
     };
-    Ok(Arc::new(Defguard::new(options, http, clock)?))
+    Defguard::new(options, http, clock)
 }
 
 /// The client for Synapse.
 pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
-    Ok(Arc::new(synapse(settings, &Alive::default())?))
+    Ok(Arc::new(synapse(settings)?))
 }
 
-fn synapse(settings: &Settings, alive: &Alive) -> Result<Synapse, Failure> {
+/// The same with all that can be asked of Synapse, for `check`.
+pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+    live_synapse(settings, &Alive::default())
+}
+
+fn live_synapse(settings: &Settings, alive: &Alive) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
@@ -114,9 +123,15 @@ pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
 }
 
 /// Makes the mapper that the engine uses.
-pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+pub fn mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
     let scopes = Scopes::new(scopes.iter().cloned());
     Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// The same for the claims of a login alone.
+fn login_mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map_as_login(person, &scopes, server))
 }
 
 /// Opens the store. `random` names it if it is new.
@@ -204,7 +219,7 @@ pub fn daemon_engine(
     store: Arc<dyn Store>,
     alive: &Alive,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(synapse(settings, alive)?), store, alive)
+    engine_on(settings, templates, Arc::new(live_synapse(settings, alive)?), store, alive)
 }
 
 /// The daemon's engine for a config that was read again, on the same store.
@@ -215,12 +230,14 @@ pub fn renewed(
     alive: &Alive,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(engine.renewed(
-        live_directory(settings, clock, alive)?,
-        Arc::new(synapse(settings, alive)?),
-        mapper(templates, &settings.defguard.scopes),
+    let templates = Arc::new(templates);
+    let engine = engine.renewed(
+        Arc::new(live_defguard(settings, clock, alive)?),
+        Arc::new(live_synapse(settings, alive)?),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    Ok(with_logins(engine, settings, templates))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -230,7 +247,7 @@ pub fn engine_that_only_looks(
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
     let alive = Alive::default();
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings, &alive)?)), store, &alive)
+    engine_on(settings, templates, Arc::new(ReadOnly(live_synapse(settings, &alive)?)), store, &alive)
 }
 
 fn engine_on(
@@ -241,14 +258,22 @@ fn engine_on(
     alive: &Alive,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Engine::new(
-        live_directory(settings, Arc::clone(&clock), alive)?,
+    let templates = Arc::new(templates);
+    let engine = Engine::new(
+        Arc::new(live_defguard(settings, Arc::clone(&clock), alive)?),
         homeserver,
         store,
         clock,
-        mapper(templates, &settings.defguard.scopes),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    Ok(with_logins(engine, settings, templates))
+}
+
+/// Tells an engine how Synapse deals with logins.
+fn with_logins(engine: Engine, settings: &Settings, templates: Arc<Templates>) -> Engine {
+    let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
+    engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes))
 }
 
 /// When the daemon runs.

@@ -1,13 +1,19 @@
 //! What can be asked of the service, in this process or through its control socket, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{Backoff, DefguardId, Entry, Failure, Link, RunId, RunRecord, Standoff, Username},
-    engine::{Engine, Explanation, HandDone, Progress, RunReport, RunRequest, Stage, StepText},
+    domain::{
+        Backoff, DefguardId, Entry, Failure, Held, Link, RunId, RunRecord, Standoff, Username, Watched,
+    },
+    engine::{
+        AdoptRequest, Adoption, Engine, Explanation, HandDone, Progress, RunReport, RunRequest, Stage,
+        StepText,
+    },
+    forecast::Forecasts,
     ports::JournalFilter,
     reconcile::{ByHand, Pass},
 };
@@ -26,6 +32,14 @@ pub enum Command {
         /// Username, `#` and id, or MXID.
         person: String,
     },
+    /// Forecast what Synapse would do at the next login of everybody.
+    Logins {
+        /// Only of these people, by username, `#` and id, or MXID; empty: everybody.
+        #[serde(default)]
+        only: BTreeSet<String>,
+    },
+    /// Match the accounts that are there already to people, and link them once that is approved.
+    Adopt(AdoptRequest),
     /// Tie or untie a person and an account.
     ByHand {
         /// What is wished.
@@ -55,7 +69,8 @@ impl Command {
         match self {
             Self::Sync(request) => request.dry_run,
             Self::ByHand { confirmed, .. } => !confirmed,
-            Self::Explain { .. } | Self::Status | Self::Journal { .. } => true,
+            Self::Adopt(request) => request.approved.is_none(),
+            Self::Explain { .. } | Self::Logins { .. } | Self::Status | Self::Journal { .. } => true,
         }
     }
 }
@@ -68,6 +83,10 @@ pub enum Answer {
     Run(Box<RunReport>),
     /// The explanation; `None` if nobody has that name.
     Explanation(Option<Box<Explanation>>),
+    /// The next logins.
+    Logins(Box<Forecasts>),
+    /// Which accounts are whose.
+    Adoption(Box<Adoption>),
     /// What a change by hand does or did.
     ByHand(Box<HandDone>),
     /// How things are.
@@ -121,6 +140,12 @@ pub struct Status {
     pub failing: BTreeMap<DefguardId, Backoff>,
     /// How many groups of people an earlier run left unfinished.
     pub unfinished: usize,
+    /// What the guard holds.
+    pub hold: Option<Held>,
+    /// Why the links cannot be trusted until they are rebuilt.
+    pub lost: Option<String>,
+    /// What is left to people, of the last run.
+    pub watched: BTreeMap<DefguardId, Vec<Watched>>,
     /// The last runs, newest first.
     pub runs: Vec<RunRecord>,
 }
@@ -144,6 +169,14 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
             Ok(explanation) => Answer::Explanation(explanation.map(Box::new)),
             Err(failure) => Answer::Failed(failure),
         },
+        Command::Logins { only } => match engine.logins(only, progress).await {
+            Ok(forecasts) => Answer::Logins(Box::new(forecasts)),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Command::Adopt(request) => match engine.adopt(request, progress).await {
+            Ok(adoption) => Answer::Adoption(Box::new(adoption)),
+            Err(failure) => Answer::Failed(failure),
+        },
         Command::ByHand { wish, confirmed, shown } => {
             match engine.by_hand(wish, *confirmed, shown.as_deref(), progress).await {
                 Ok(done) => Answer::ByHand(Box::new(done)),
@@ -163,6 +196,7 @@ pub async fn execute(engine: &Engine, command: &Command, progress: &dyn Progress
 
 fn status(engine: &Engine) -> Result<Status, Failure> {
     let store = engine.store();
+    let standing = store.standing()?;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         daemon: None,
@@ -170,6 +204,9 @@ fn status(engine: &Engine) -> Result<Status, Failure> {
         conflicts: store.standoffs()?,
         failing: store.backoff()?,
         unfinished: store.intents()?.len(),
+        hold: standing.hold,
+        lost: standing.lost,
+        watched: standing.watched,
         runs: store.runs(SHOWN_RUNS)?,
     })
 }

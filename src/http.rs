@@ -5,6 +5,7 @@ use std::{error::Error as _, future::Future, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode, header::HeaderMap, redirect};
 use tokio::sync::Semaphore;
 
@@ -84,6 +85,12 @@ impl Answer {
     pub fn retry_after(&self) -> Option<Duration> {
         self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
     }
+}
+
+/// The time that a server puts on its answer, to the second.
+pub fn date(answer: &Answer) -> Option<DateTime<Utc>> {
+    let date = DateTime::parse_from_rfc2822(answer.header("date")?).ok()?;
+    Some(date.with_timezone(&Utc))
 }
 
 /// A client for one server.

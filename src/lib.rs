@@ -12,6 +12,8 @@
 //!   the other. It knows no adapter.
 //! - [`defguard`], [`synapse`], [`store`]: the adapters, which implement the ports and do not know each other; [`http`] is
 //!   the client under the first two.
+//! - [`forecast`]: what Synapse would do at a person's next login. Pure.
+//! - [`diagnosis`]: what can be wrong with the way in which the servers and this service are joined. Pure.
 //! - [`config`]: from the file to checked settings, with every mistake at once.
 //! - [`assemble`]: puts adapters and engine together.
 //! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, its control socket, and what it tells
@@ -39,8 +41,10 @@ pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod defguard;
+pub mod diagnosis;
 pub mod domain;
 pub mod engine;
+pub mod forecast;
 pub mod http;
 pub mod mapping;
 pub mod ports;

@@ -69,6 +69,10 @@ pub trait Homeserver: Send + Sync {
     /// The account that has an e-mail address.
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid>;
 
+    /// When a client last did something with an account, as far as Synapse has noted it down; `None` if never. Only for
+    /// people to look at.
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>>;
+
     /// Writes one patch; creates the account if there is none. After any failure the outcome is unknown and parts of
     /// the patch may have been applied.
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure>;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, domain::Certainty};
+
+use super::setup::Setup;
 
 /// Where the config is if nothing else is said.
 pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
@@ -68,6 +70,12 @@ pub(super) enum Verb {
     Approve(Approve),
     /// Explain one person: who they are, what each template gives, which account, what would be done and why
     Explain(Explain),
+    /// Match accounts that are there already to people, show it, and link them once it is approved
+    ///
+    /// For a homeserver that had people before it was joined to Defguard. An account is matched by the login that it
+    /// carries (certain), by its e-mail address (likely), or by its name alone (a guess). Nothing is written until the
+    /// digest of what was shown is given with --approve.
+    Adopt(Adopt),
     /// Say that an account is a person's
     Link(Link),
     /// Say that a person's account is not theirs any more
@@ -82,8 +90,11 @@ pub(super) enum Verb {
     /// {"localpart":…,"display_name":…,"emails":[…],"subject":…} or {"error":…}. The templates come from the config,
     /// or from --homeserver-config, or from the four template options, of which a missing one is Synapse's default.
     Render(Render),
-    /// Check the config, both servers, our rights there, and the templates on every person
-    Check,
+    /// Check the config, both servers, our rights there, the login between them, and the templates on every person
+    Check(Check),
+    /// Set up what the service needs in Defguard, in Synapse and on this machine
+    #[command(subcommand)]
+    Setup(Setup),
     /// Make the man pages and the completions of shells
     #[command(subcommand)]
     Generate(Generate),
@@ -146,6 +157,56 @@ pub(super) struct Explain {
     /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
+}
+
+/// The least certainty of a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AtLeast {
+    /// Their login opens it already
+    Certain,
+    /// It has their e-mail address
+    Likely,
+    /// It has their name
+    Guess,
+}
+
+impl AtLeast {
+    pub(super) fn as_str(self) -> &'static str {
+        Certainty::from(self).as_str()
+    }
+}
+
+impl From<AtLeast> for Certainty {
+    fn from(least: AtLeast) -> Self {
+        match least {
+            AtLeast::Certain => Self::Certain,
+            AtLeast::Likely => Self::Likely,
+            AtLeast::Guess => Self::Guess,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Adopt {
+    /// Only these people: username, or number in Defguard (as '#13', with the quotes)
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// How sure a match must be
+    #[arg(long, value_enum, default_value_t = AtLeast::Likely, value_name = "CERTAINTY")]
+    pub(super) at_least: AtLeast,
+    /// Link what was shown with this digest
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) approve: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Forecast what Synapse would do at everybody's next login, too, which asks it about each person
+    #[arg(long)]
+    pub(super) people: bool,
+    /// Show the logins that are as they should be, too
+    #[arg(long, requires = "people")]
+    pub(super) verbose: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,9 +3,9 @@
 //! Exit codes: 0 done, 1 failed, 2 usage or config, 3 some people failed, 4 held by the guard, 5 source or target
 //! unusable.
 
+mod adopt;
 mod arguments;
 mod check;
-mod check_machine;
 mod explain;
 mod generate;
 mod hand;
@@ -16,6 +16,7 @@ mod page;
 mod render;
 mod run;
 mod session;
+mod setup;
 mod status;
 mod sync;
 
@@ -53,12 +54,14 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Plan(verb) => sync::plan(global, verb).await,
         Verb::Approve(verb) => sync::approve(global, verb).await,
         Verb::Explain(verb) => explain::explain(global, verb).await,
+        Verb::Adopt(verb) => adopt::adopt(global, verb).await,
         Verb::Link(verb) => hand::link(global, verb).await,
         Verb::Unlink(verb) => hand::unlink(global, verb).await,
         Verb::Status => status::status(global).await,
         Verb::Journal(verb) => journal::journal(global, verb).await,
         Verb::Render(verb) => render::render(global, verb),
-        Verb::Check => check::check(global).await,
+        Verb::Check(verb) => check::check(global, verb).await,
+        Verb::Setup(verb) => setup::setup(global, verb).await,
         Verb::Generate(verb) => generate::generate(verb),
     }
 }

@@ -149,8 +149,8 @@ impl<'g> Session<'g> {
     }
 
     async fn execute(&self, command: &Command, bar: &Bar) -> Result<Answer, Exit> {
-        let (settings, templates) = load(&self.global.config)?;
-        let engine = engine(&settings, templates, command)?;
+        let (settings, _) = load(&self.global.config)?;
+        let engine = engine(&settings, command).map_err(|failure| complain_failure(&failure))?;
         if command.only_looks() {
             return Ok(execute(&engine, command, bar).await);
         }
@@ -191,18 +191,34 @@ impl Progress for Taken {
     fn step(&self, _done: usize, _total: usize) {}
 }
 
-/// The engine for a command. One that only looks cannot write to Synapse, and makes no store.
-fn engine(settings: &Settings, templates: Templates, command: &Command) -> Result<Engine, Exit> {
-    let build = || {
-        // What cannot be found out is found out, and explained, when the store is opened.
-        let no_store = matches!(store::exists(&settings.state.directory), Ok(false));
-        if command.only_looks() {
-            let store = if no_store { Arc::new(store::Nothing) } else { own_store(settings)? };
-            return assemble::engine_that_only_looks(settings, templates, store);
-        }
-        assemble::engine(settings, templates, own_store(settings)?)
+/// Has a question answered by the daemon if one is running, else in this process, and says nothing itself.
+pub(super) async fn ask_quietly(settings: &Settings, command: &Command) -> Result<Answer, Failure> {
+    let bar = Bar::new();
+    let answer = match control::ask(&settings.control.socket, command, bar.as_ref()).await? {
+        Some(answer) => answer,
+        None => execute(&engine(settings, command)?, command, bar.as_ref()).await,
     };
-    build().map_err(|failure| complain_failure(&failure))
+    bar.clear();
+    match answer {
+        Answer::Failed(failure) => Err(failure),
+        answer => Ok(answer),
+    }
+}
+
+/// The engine for a command. One that only looks cannot write to Synapse, and makes no store.
+fn engine(settings: &Settings, command: &Command) -> Result<Engine, Failure> {
+    let templates = assemble::templates(&settings.templates).map_err(|findings| {
+        let what = "compiling the templates";
+        let why = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Failure::new(Peer::Store, FailureClass::Permanent, what, why)
+    })?;
+    // What cannot be found out is found out, and explained, when the store is opened.
+    let no_store = matches!(store::exists(&settings.state.directory), Ok(false));
+    if command.only_looks() {
+        let store = if no_store { Arc::new(store::Nothing) } else { own_store(settings)? };
+        return assemble::engine_that_only_looks(settings, templates, store);
+    }
+    assemble::engine(settings, templates, own_store(settings)?)
 }
 
 /// Opens the store, but not as root if it is another user's: files that root makes in it would keep that user's

@@ -7,7 +7,9 @@
 mod check;
 mod environment;
 mod finding;
+pub mod homeserver;
 pub mod homeserver_yaml;
+mod outline;
 mod raw;
 mod secrets;
 mod settings;
@@ -19,6 +21,8 @@ use chrono::{DateTime, Utc};
 
 pub use environment::Environment;
 pub use finding::{Finding, Level, Place};
+pub use outline::Outline;
+pub use secrets::read_secret;
 pub use settings::{
     AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings, Pem,
     ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings, TemplateText, TemplateTexts,

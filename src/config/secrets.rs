@@ -132,6 +132,18 @@ pub(super) fn read(table: &mut Table<'_, '_>, wanted: &Wanted, source: &Source) 
     None
 }
 
+/// Reads a secret from a file that is named on the command line. The error says why not.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+    let (text, _) = read_file(path)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("it is empty".to_owned()),
+        secret if secret.chars().any(char::is_control) => {
+            Err("it has more than one line, or a control character in it".to_owned())
+        }
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
 /// The path of a secret's file. What is no path may be the secret itself.
 fn secret_path(path: &At<String>) -> Result<PathBuf, Finding> {
     absolute(path).map_err(|_| path.at.error(

@@ -7,7 +7,7 @@ use globset::GlobSet;
 use secrecy::SecretString;
 use url::Url;
 
-use super::finding::Place;
+use super::{finding::Place, homeserver_yaml::Facts};
 use crate::{
     domain::{CreateMode, FieldPolicy, GuardLimits, Instance, OffBoarding, OnConflict, ServerName, Username},
     schedule::Cron,
@@ -150,6 +150,8 @@ pub struct SynapseSettings {
     pub create: CreateMode,
     /// The server name in the homeserver's own config, if that is read; the server itself must say the same.
     pub server_name: Option<ServerName>,
+    /// What the homeserver's own config says about logins, if that is read.
+    pub homeserver: Option<Facts>,
 }
 
 /// The templates as texts; `crate::mapping` compiles them. What is `None` was not given, which Synapse takes as "no

@@ -9,7 +9,20 @@ use serde_saphyr::{
 };
 
 /// The top-level keys that matter here.
-const KEYS: [&str; 3] = ["server_name", "oidc_providers", "oidc_config"];
+const KEYS: [&str; 12] = [
+    "server_name",
+    "oidc_providers",
+    "oidc_config",
+    "public_baseurl",
+    "enable_registration",
+    "password_config",
+    "email",
+    "sso",
+    "session_lifetime",
+    "nonrefreshable_access_token_lifetime",
+    "registration_shared_secret",
+    "registration_shared_secret_path",
+];
 
 /// Why a text is no YAML, and where.
 pub(super) type Trouble = (Option<(u32, u32)>, String);

@@ -2,6 +2,8 @@
 //! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
 mod explain;
+mod openid;
+mod probe;
 mod session;
 mod wire;
 
@@ -10,11 +12,16 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::{
-    StatusCode,
+    Client, RequestBuilder, StatusCode,
     header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+
+pub use self::{
+    openid::{App, AppData, Discovery},
+    probe::Licence,
+};
 
 use self::{
     explain::{Asked, Proof, defguard_message, refuse_old_version, unanswered},
@@ -183,17 +190,29 @@ impl Defguard {
             .await
     }
 
-    /// One answer of whatever status. A session that Defguard no longer knows is renewed once.
     async fn get_once(&self, asked: Asked<'_>, url: &Url) -> Result<Answer, Failure> {
+        self.once(asked, |client| client.get(url.clone())).await
+    }
+
+    /// One answer of whatever status to a request with our credentials. A session that Defguard no longer knows is
+    /// renewed once; the request it refused had no effect.
+    async fn once(
+        &self,
+        asked: Asked<'_>,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Answer, Failure> {
+        let send = |name: HeaderName, value: &HeaderValue| {
+            self.send(asked, request(self.http.client()).header(name, value.clone()))
+        };
         let session = match &self.credentials {
-            Credentials::Token(token) => return self.send(asked, url, AUTHORIZATION, token).await,
+            Credentials::Token(token) => return send(AUTHORIZATION, token).await,
             Credentials::Session(session) => session,
         };
         let mut pass = session.pass(&self.http).await?;
-        let mut answer = self.send(asked, url, COOKIE, &pass.cookie).await?;
+        let mut answer = send(COOKIE, &pass.cookie).await?;
         if session_refused(&answer) && !pass.fresh {
             pass = session.renew(&pass, &self.http).await?;
-            answer = self.send(asked, url, COOKIE, &pass.cookie).await?;
+            answer = send(COOKIE, &pass.cookie).await?;
         }
         if session_refused(&answer) {
             session.useless(&pass, &asked.explain(&answer)).await;
@@ -201,14 +220,7 @@ impl Defguard {
         Ok(answer)
     }
 
-    async fn send(
-        &self,
-        asked: Asked<'_>,
-        url: &Url,
-        name: HeaderName,
-        value: &HeaderValue,
-    ) -> Result<Answer, Failure> {
-        let request = self.http.client().get(url.clone()).header(name, value.clone());
+    async fn send(&self, asked: Asked<'_>, request: RequestBuilder) -> Result<Answer, Failure> {
         self.http.once(asked.what, request).await.map_err(unanswered)
     }
 

@@ -49,6 +49,29 @@ pub enum CreateMode {
     EmptyFirst,
 }
 
+/// How sure it is that an account is a person's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Only the name is the same, which somebody else may have had before.
+    Guess,
+    /// It has their e-mail address.
+    Likely,
+    /// Their login opens it already.
+    Certain,
+}
+
+impl Certainty {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guess => "guess",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
+}
+
 /// What becomes of the account of somebody who leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -68,7 +68,7 @@ impl Applied {
 }
 
 impl Engine {
-    /// Does the groups, several at once, until all are done or it is no use to go on.
+    /// Does the groups of a plan, several at once, until all are done or it is no use to go on.
     pub(super) async fn apply(
         &self,
         seen: &Gathered,
@@ -76,7 +76,17 @@ impl Engine {
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
-        let groups = &plan.plan().groups;
+        self.groups(seen, &plan.plan().groups, run, progress).await
+    }
+
+    /// The same with groups to which an admin said yes one by one, which the guard does not judge.
+    pub(super) async fn groups(
+        &self,
+        seen: &Gathered,
+        groups: &[Group],
+        run: Option<RunId>,
+        progress: &dyn Progress,
+    ) -> Result<Applied, Failure> {
         // The failure after which no further groups are begun.
         let enough = OnceLock::new();
         let in_a_row = AtomicUsize::new(0);

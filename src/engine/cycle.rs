@@ -118,7 +118,7 @@ impl Engine {
             report.interrupted = applied.interrupted;
             report.failure.clone_from(&applied.stopped);
             if everybody {
-                self.keep_standing(&mut seen, &applied, by_approval)?;
+                self.keep_standing(&mut seen, plan.plan(), &applied, by_approval)?;
             }
             Some(applied)
         };
@@ -216,9 +216,10 @@ impl Engine {
             let Some(id) = seen.resolve(name) else { return Ok(None) };
             let request = RunRequest { dry_run: true, ..RunRequest::everybody(Pass::Frequent) };
             let guarded = self.decide_guarded(&mut seen, &request, &BTreeSet::from([id])).await?;
-            Ok(Some((seen, id, guarded.plan)))
+            let login = self.forecast(&mut seen, &BTreeSet::from([id]), &()).await?.pop();
+            Ok(Some((seen, id, guarded.plan, login)))
         };
-        let Some((seen, id, plan)) = self.read(found).await? else { return Ok(None) };
+        let Some((seen, id, plan, login)) = self.read(found).await? else { return Ok(None) };
         let plan = plan.plan();
         let mut reports = people_reports(&seen, plan, None, &BTreeSet::from([id]));
         let link = seen.links.get(&id).cloned();
@@ -258,6 +259,8 @@ impl Engine {
                 limit: Some(EXPLAINED_ENTRIES),
                 ..JournalFilter::default()
             })?,
+            login,
+            login_rules: self.login_rules,
         }))
     }
 }

@@ -3,6 +3,7 @@
 //! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
 //! at; everything else it reads anew.
 
+mod adopt;
 mod apply;
 mod by_hand;
 mod cycle;
@@ -10,6 +11,7 @@ mod gather;
 mod guarded;
 mod ladder;
 mod leaving;
+mod logins;
 pub mod queue;
 mod report;
 mod trust;
@@ -29,10 +31,12 @@ use crate::{
         ConfigPrint, CreateMode, Failure, FailureClass, FieldPolicy, GuardLimits, Instance, Mapped,
         OffBoarding, OnConflict, Peer, Person, ServerName,
     },
+    forecast::LoginRules,
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
 };
 
+pub use adopt::{AdoptRequest, Adopted, Adoption, Double, Doubles, Left, Match};
 pub use by_hand::HandDone;
 pub use report::{Explanation, PersonReport, Progress, RunReport, Stage, StepText, Tally, TemplateValue};
 
@@ -108,6 +112,9 @@ pub struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     mapper: Mapper,
+    /// What the templates make of the claims of a login alone.
+    login_mapper: Mapper,
+    login_rules: LoginRules,
     options: Options,
     /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
     stop: CancellationToken,
@@ -134,6 +141,8 @@ impl Engine {
             homeserver,
             store,
             clock,
+            login_mapper: Arc::clone(&mapper),
+            login_rules: LoginRules::default(),
             mapper,
             options,
             stop: CancellationToken::new(),
@@ -170,6 +179,15 @@ impl Engine {
     pub async fn first_contact(&self) -> Vec<Failure> {
         let (homeserver, directory) = tokio::join!(self.homeserver_info(), self.directory.own_username());
         [homeserver.err(), directory.err()].into_iter().flatten().collect()
+    }
+
+    /// Tells how Synapse deals with logins, and what the templates make of their claims, for forecasts; without it
+    /// Synapse's defaults count, and what the templates make of a person.
+    #[must_use]
+    pub fn with_logins(mut self, rules: LoginRules, mapper: Mapper) -> Self {
+        self.login_rules = rules;
+        self.login_mapper = mapper;
+        self
     }
 
     /// Cancelling this token lets the run under way finish the people in hand and end.

@@ -10,6 +10,7 @@ use crate::{
         Change, Completeness, Conflict, DefguardId, Entry, Failure, FailureClass, Held, Leaving, Link,
         Mapped, MappedField, MappingError, Mxid, Peer, Person, RunId, RunRecord, Username,
     },
+    forecast::{Forecast, LoginRules},
     reconcile::{Group, Note, Pass, Rung, State, Step},
 };
 
@@ -265,6 +266,12 @@ pub struct Explanation {
     pub usernames: BTreeMap<DefguardId, Username>,
     /// What was last done for them, newest last.
     pub journal: Vec<Entry>,
+    /// What Synapse would do at their next login; `None` if the list of people does not show them.
+    #[serde(default)]
+    pub login: Option<Forecast>,
+    /// The rules by which that was worked out.
+    #[serde(default)]
+    pub login_rules: LoginRules,
 }
 
 /// What one template gives for a person: a value, nothing, or an error.

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness, no logging, ordered maps only. What it needs and was not given it asks for
 //! ([`Decision::Ask`]); the engine finds out and asks again.
 
+mod adoption;
 mod by_hand;
 mod decide;
 mod draft;
@@ -15,6 +16,7 @@ mod scene;
 mod transfer;
 mod view;
 
+pub use adoption::{Candidate, Claimant, Evidence, Matching, Proposal, adoption_digest, match_accounts};
 pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub(crate) use guard::harm_of_change;

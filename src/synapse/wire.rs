@@ -5,6 +5,7 @@ use std::{
     fmt,
 };
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -72,6 +73,19 @@ pub(super) fn errcode_is(answer: &Answer, errcode: &str) -> bool {
 #[derive(Deserialize)]
 pub(super) struct UserId {
     pub(super) user_id: String,
+}
+
+/// The part of `GET /_synapse/admin/v2/users/<mxid>` that says when the account was last used.
+#[derive(Deserialize)]
+pub(super) struct LastSeen {
+    /// In milliseconds since 1970.
+    last_seen_ts: Option<i64>,
+}
+
+impl LastSeen {
+    pub(super) fn moment(&self) -> Option<DateTime<Utc>> {
+        self.last_seen_ts.and_then(DateTime::from_timestamp_millis)
+    }
 }
 
 /// `GET /_synapse/admin/v1/server_version`

@@ -48,5 +48,5 @@ async fn a_server_that_cannot_be_used_ends_a_check_with_5_and_the_other_is_still
     };
     assert_eq!((level("Synapse"), level("Defguard")), (json!("error"), json!("ok")));
     let shown = world.run(&["check"]).await.ends_with(5);
-    assert!(shown.out.ends_with("It cannot work so: 1 error.\n"), "{shown:?}");
+    assert!(shown.out.contains("It cannot work so: 1 error."), "{shown:?}");
 }

@@ -124,6 +124,10 @@ async fn every_command_of_ours_in_the_documentation_does_what_it_is_there_for() 
     for written in commands().into_iter().filter(|command| command.program() == NAME) {
         let mut words: Vec<String> =
             written.words[1..].iter().map(|word| word.replace("example.com", "sync.test")).collect();
+        if words[0] == "setup" {
+            // These change the homeserver's config; they have tests of their own.
+            continue;
+        }
         if words.iter().any(|word| word == PLACEHOLDER) {
             let shown = world.run(&["approve", "0123456789ab"]).await;
             assert!(shown.code != 2, "{shown:?}");
@@ -158,7 +162,8 @@ async fn every_command_of_ours_in_the_documentation_does_what_it_is_there_for() 
 fn every_other_command_in_the_documentation_names_what_there_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let unit = |name: &str| {
-        assert!(root.join("systemd").join(name).is_file(), "there is no unit {name}");
+        let theirs = name.starts_with("matrix-synapse");
+        assert!(theirs || root.join("systemd").join(name).is_file(), "there is no unit {name}");
     };
     for command in commands() {
         let (file, words) = (&command.file, command.words.join(" "));

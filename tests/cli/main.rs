@@ -7,6 +7,7 @@ mod docs;
 mod explain;
 mod generate;
 mod journald;
+mod misconfigured;
 mod notify;
 mod render;
 mod secrets;
@@ -113,12 +114,27 @@ struct World {
 
 impl World {
     async fn new(name: &'static str) -> Self {
-        let synapse = shared().await;
+        Self::on(name, shared().await).await
+    }
+
+    /// The same on a Synapse of its own.
+    async fn on(name: &'static str, synapse: &'static Synapse) -> Self {
         let world = Self { name, home: TempDir::new().unwrap(), defguard: StandIn::start().await, synapse };
+        world.join();
         world.write("defguard-password", ADMIN_PASSWORD);
         world.write("synapse-token", synapse.admin_token());
         world.configure("");
         world
+    }
+
+    /// Makes this Defguard the one to which Synapse's provider leads (no test here logs in), with the app for it.
+    fn join(&self) {
+        let provider = &mut self.defguard.state().provider;
+        provider.defguard_url = "http://127.0.0.1:9/".parse().unwrap();
+        let back = format!("{}/_synapse/client/oidc/callback", self.synapse.url());
+        let scopes = ["openid", "profile", "email", "phone"].map(str::to_owned).to_vec();
+        provider.add_app("Matrix", vec![back], scopes, true);
+        provider.apps[0].client_id = "synapse".to_owned();
     }
 
     /// Writes a secret, or a config.

@@ -3,18 +3,25 @@
 use std::fs;
 
 use insta::assert_snapshot;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{alone, keys};
 
-const VERBS: [&str; 10] =
-    ["run", "sync", "plan", "explain", "link", "unlink", "status", "journal", "render", "check"];
+const VERBS: [&str; 12] = [
+    "run", "sync", "plan", "explain", "adopt", "link", "unlink", "status", "journal", "render", "check",
+    "setup",
+];
 
 #[tokio::test]
 async fn every_verb_has_its_help() {
     assert_snapshot!("help", alone(&["--help"], "").await.ends_with(0).out);
     for verb in VERBS {
         assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
+    }
+    for what in ["synapse", "oidc"] {
+        let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
+        assert_snapshot!(format!("help_setup_{what}"), help);
     }
 }
 
@@ -85,6 +92,11 @@ sync = "every minute"
     assert_snapshot!("check_of_a_bad_config", shown.out.replace(path, "config.toml"));
     assert!(!shown.out.contains("hunter2") && !shown.err.contains("hunter2"));
     let items = alone(&["--config", path, "check", "--json"], "").await.ends_with(2).json();
-    assert_eq!(keys(&items[0]), ["level", "what", "found", "mend"]);
+    assert_eq!(
+        keys(&items[0]),
+        ["kind", "level", "what", "found", "why", "mend", "file", "line", "column", "key"]
+    );
+    let url = items.as_array().unwrap().iter().find(|item| item["key"] == "defguard.url").unwrap();
+    assert_eq!((&url["file"], &url["line"], &url["column"]), (&json!(path), &json!(2), &json!(7)));
     assert!(items.as_array().unwrap().iter().filter(|item| item["level"] == "error").count() >= 4);
 }

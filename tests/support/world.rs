@@ -924,6 +924,13 @@ impl Homeserver for World {
         .await
     }
 
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>> {
+        self.lookup(Peer::Synapse, format!("last seen of {mxid}"), |state| {
+            state.accounts.contains_key(mxid).then_some(None)
+        })
+        .await
+    }
+
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         self.asynchronous(Peer::Synapse, |state| state.put(mxid, patch)).await
     }

@@ -5,6 +5,7 @@
 mod api;
 mod faults;
 mod heap;
+mod oidc;
 mod person;
 mod server;
 mod state;
@@ -22,6 +23,7 @@ use url::Url;
 #[allow(unused_imports, reason = "each test program uses a part")]
 pub use self::{
     faults::{Action, Fault, Faults},
+    oidc::App,
     person::{NewPerson, Row},
     server::Request,
     state::{ADMIN_PASSWORD, MFAUSER_PASSWORD, MFAUSER_TOTP, NORMAL_PASSWORD, Refused, State},
@@ -106,6 +108,17 @@ impl StandIn {
     /// The address, without `/api`.
     pub fn url(&self) -> Url {
         self.url.clone()
+    }
+
+    /// Says in the settings that this is the address of the server, so that browsers can log in here. Without it the
+    /// issuer and the cookies are those of `https://defguard.example.com/`.
+    pub fn serve_logins(&self) {
+        self.state().provider.defguard_url = self.url.clone();
+    }
+
+    /// The OpenID apps.
+    pub fn apps(&self) -> Vec<App> {
+        self.state().provider.apps.clone()
     }
 
     /// The clock of this server, for a client that shall have the same.

@@ -132,6 +132,7 @@ pub async fn put(
         .filter(|group| new.groups.contains(&group.name))
         .map(|group| group.name.clone())
         .collect();
+    let apps = new.authorized_apps;
     let groups_change = by_admin && known != state.groups_of(id);
     let changed = state.update(id, |row| {
         row.phone = new.phone;
@@ -144,7 +145,7 @@ pub async fn put(
         row.last_name = new.last_name;
         row.email = new.email;
         // Those that are no longer listed are revoked.
-        row.authorized_apps.retain(|app| new.authorized_apps.contains(app));
+        row.authorized_apps.retain(|app| apps.contains(app));
         // The upstream bug: together with a change of groups, this one is lost.
         if !groups_change {
             row.is_active = new.is_active;
@@ -152,6 +153,10 @@ pub async fn put(
     });
     if let Err(why) = changed {
         return refused(why, &username);
+    }
+    if by_admin {
+        let listed: Vec<i64> = apps.iter().filter_map(|app| app["oauth2client_id"].as_i64()).collect();
+        state.provider.consents.retain(|(owner, app)| *owner != id || listed.contains(app));
     }
     if groups_change {
         state.set_groups(id, &known);
