@@ -104,9 +104,6 @@ fn every_command_of_ours_in_the_documentation_is_one_that_the_program_takes() {
     }
 }
 
-/// What can only be given once the guard has said it.
-const PLACEHOLDER: &str = "DIGEST";
-
 /// Who has to be there for the commands: the names that the documentation uses.
 async fn cast(world: &World) {
     for who in ["alice", "bob", "carol"] {
@@ -128,11 +125,6 @@ async fn every_command_of_ours_in_the_documentation_does_what_it_is_there_for() 
             // These change the homeserver's config; they have tests of their own.
             continue;
         }
-        if words.iter().any(|word| word == PLACEHOLDER) {
-            let shown = world.run(&["approve", "0123456789ab"]).await;
-            assert!(shown.code != 2, "{shown:?}");
-            continue;
-        }
         if ["link", "unlink"].contains(&words[0].as_str()) {
             // Nobody can be asked here.
             words.push("--yes".to_owned());
@@ -143,16 +135,10 @@ async fn every_command_of_ours_in_the_documentation_does_what_it_is_there_for() 
             assert_eq!(name, "CREDENTIALS_DIRECTORY", "{}: {words:?}", written.file);
         }
         let shown = finish(command, &written.input).await;
-        assert_eq!(
-            shown.code,
-            0,
-            "{}: {} {}\n{}{}",
-            written.file,
-            NAME,
-            words.join(" "),
-            shown.out,
-            shown.err
-        );
+        // Nothing is held here, so an approval finds nothing of its digest.
+        let wanted = if words[0] == "approve" { 4 } else { 0 };
+        let (file, line) = (&written.file, words.join(" "));
+        assert_eq!(shown.code, wanted, "{file}: {NAME} {line}\n{}{}", shown.out, shown.err);
         assert!(!shown.out.is_empty(), "{}: {words:?} shows nothing", written.file);
     }
     assert_eq!(daemon.end().await.0, 0);
