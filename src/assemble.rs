@@ -13,7 +13,7 @@ use crate::{
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
-    http::HttpOptions,
+    http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
     ports::{Clock, Directory, Homeserver, Store},
     reconcile::Scope,
@@ -33,6 +33,15 @@ impl Clock for SystemClock {
     }
 }
 
+/// Who is told of each request.
+#[derive(Debug, Clone, Default)]
+pub struct Observers {
+    /// Is given a sign at each try.
+    pub alive: Alive,
+    /// Counts the tries.
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
     Ok(Arc::new(defguard(settings, clock)?))
@@ -40,10 +49,14 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The same with all that can be asked of Defguard, for `check`.
 pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
-    live_defguard(settings, clock, &Alive::default())
+    observed_defguard(settings, clock, &Observers::default())
 }
 
-fn live_defguard(settings: &Settings, clock: Arc<dyn Clock>, alive: &Alive) -> Result<Defguard, Failure> {
+fn observed_defguard(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    observers: &Observers,
+) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -60,7 +73,8 @@ fn live_defguard(settings: &Settings, clock: Arc<dyn Clock>, alive: &Alive) -> R
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
-        alive: alive.clone(),
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
     Defguard::new(options, http, clock)
@@ -73,15 +87,16 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
 
 /// The same with all that can be asked of Synapse, for `check`.
 pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
-    live_synapse(settings, &Alive::default())
+    observed_synapse(settings, &Observers::default())
 }
 
-fn live_synapse(settings: &Settings, alive: &Alive) -> Result<Synapse, Failure> {
+fn observed_synapse(settings: &Settings, observers: &Observers) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
-        alive: alive.clone(),
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
     let options =
@@ -209,17 +224,27 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    daemon_engine(settings, templates, store, &Alive::default())
+    observed_engine(settings, templates, store, &Observers::default())
 }
 
-/// The same for the daemon, giving a sign of life at each try of a request.
-pub fn daemon_engine(
+/// The same, with somebody who counts its requests.
+pub fn counted_engine(
     settings: &Settings,
     templates: Templates,
     store: Arc<dyn Store>,
-    alive: &Alive,
+    meter: Arc<dyn Meter>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(live_synapse(settings, alive)?), store, alive)
+    observed_engine(settings, templates, store, &Observers { meter: Some(meter), ..Observers::default() })
+}
+
+/// The same, with all who observe its requests.
+pub fn observed_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    observers: &Observers,
+) -> Result<Engine, Failure> {
+    engine_on(settings, templates, Arc::new(observed_synapse(settings, observers)?), store, observers)
 }
 
 /// The daemon's engine for a config that was read again, on the same store.
@@ -227,13 +252,13 @@ pub fn renewed(
     engine: &Engine,
     settings: &Settings,
     templates: Templates,
-    alive: &Alive,
+    observers: &Observers,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let templates = Arc::new(templates);
     let engine = engine.renewed(
-        Arc::new(live_defguard(settings, clock, alive)?),
-        Arc::new(live_synapse(settings, alive)?),
+        Arc::new(observed_defguard(settings, clock, observers)?),
+        Arc::new(observed_synapse(settings, observers)?),
         mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
     );
@@ -246,8 +271,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    let alive = Alive::default();
-    engine_on(settings, templates, Arc::new(ReadOnly(live_synapse(settings, &alive)?)), store, &alive)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, &Observers::default())
 }
 
 fn engine_on(
@@ -255,12 +279,12 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
-    alive: &Alive,
+    observers: &Observers,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let templates = Arc::new(templates);
     let engine = Engine::new(
-        Arc::new(live_defguard(settings, Arc::clone(&clock), alive)?),
+        Arc::new(observed_defguard(settings, Arc::clone(&clock), observers)?),
         homeserver,
         store,
         clock,

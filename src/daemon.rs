@@ -1,7 +1,9 @@
 //! The daemon: start order, schedule, signals, and the end of work in an orderly way.
 
+mod watched;
+
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     command::{Answer, Command, DaemonStatus, execute},
+    config::{MonitoringSettings, Settings},
     domain::{Failure, FailureClass, Peer},
     engine::{
         Engine, Progress, RunReport, RunRequest, Stage,
@@ -26,12 +29,20 @@ use crate::{
     schedule::Timetable,
     serve::{
         control::{Executor, Socket},
+        health::Health,
+        listener::Listener,
+        metrics::Metrics,
+        monitor,
+        overview::Watched,
         systemd::{Systemd, status_line},
     },
 };
 
 /// How many different wishes may wait for their turn.
 const WAITING_RUNS: usize = 100;
+
+/// In so many former runs the last success is looked for.
+const REMEMBERED_RUNS: usize = 1000;
 
 /// The schedule is looked at again at least so often, since the clock can be put right and machines sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -56,6 +67,9 @@ pub struct Daemon {
     draw: fn() -> f64,
     reload: Option<Arc<dyn Reload>>,
     systemd: Arc<Systemd>,
+    metrics: Arc<Metrics>,
+    /// How it is watched, and where the store is.
+    monitoring: Option<(MonitoringSettings, PathBuf)>,
 }
 
 /// What the parts of the daemon share.
@@ -68,8 +82,13 @@ struct Shared {
     queue: Queue<RunRequest, Arc<RunReport>>,
     started: DateTime<Utc>,
     next: Mutex<Option<(DateTime<Utc>, Pass)>>,
+    running_since: Mutex<Option<DateTime<Utc>>>,
     watchers: Watchers,
     systemd: Arc<Systemd>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    health: Mutex<Health>,
+    state_directory: Option<PathBuf>,
 }
 
 impl Shared {
@@ -156,6 +175,10 @@ impl Executor for Shared {
                     });
                     Answer::Status(status)
                 }
+                Answer::ByHand(hand) => {
+                    self.metrics.changes(hand.done.as_deref().unwrap_or_default());
+                    Answer::ByHand(hand)
+                }
                 answer => answer,
             },
         }
@@ -171,6 +194,7 @@ impl Daemon {
         catch_up: bool,
         draw: fn() -> f64,
     ) -> Self {
+        let metrics = Arc::new(Metrics::new(clock.now()));
         Self {
             engine,
             clock,
@@ -179,7 +203,17 @@ impl Daemon {
             draw,
             reload: None,
             systemd: Arc::new(Systemd::of_process(Duration::ZERO)),
+            metrics,
+            monitoring: None,
         }
+    }
+
+    /// Tells others how it is, as the config says. `metrics` also counts the requests of the engine.
+    #[must_use]
+    pub fn monitored(mut self, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self.monitoring = Some((settings.monitoring.clone(), settings.state.directory.clone()));
+        self
     }
 
     /// The same one, which at SIGHUP reads its config again in this way.
@@ -200,8 +234,14 @@ impl Daemon {
     /// ends the program at once.
     pub async fn run(self, socket: &Path) -> Result<(), Failure> {
         let socket = Socket::bind(socket).await?;
+        let monitoring = match &self.monitoring {
+            Some((settings, _)) => listen(settings).await?.map(|listener| (listener, settings)),
+            None => None,
+        };
         let stop = self.engine.stop().clone();
         let (queue, consumer) = queue(WAITING_RUNS);
+        // If they cannot be read, the first run says so.
+        let former_runs = self.engine.store().runs(REMEMBERED_RUNS).unwrap_or_default();
         let shared = Arc::new(Shared {
             engine: RwLock::new(Arc::new(self.engine)),
             timetable: RwLock::new(self.timetable),
@@ -209,12 +249,23 @@ impl Daemon {
             queue: queue.clone(),
             started: self.clock.now(),
             next: Mutex::new(None),
+            running_since: Mutex::new(None),
             watchers: Watchers { people: Mutex::default(), systemd: Arc::clone(&self.systemd) },
             systemd: self.systemd,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            health: Mutex::new(Health::from_runs(&former_runs)),
+            state_directory: self.monitoring.as_ref().map(|(_, directory)| directory.clone()),
         });
         let signals = tokio::spawn(watch_signals(Arc::clone(&shared), stop.clone(), self.reload)?);
         let executor: Arc<dyn Executor> = Arc::clone(&shared) as Arc<dyn Executor>;
         let server = tokio::spawn(socket.serve(executor, stop.clone().cancelled_owned()));
+        let worked = CancellationToken::new();
+        let watched: Arc<dyn Watched> = Arc::clone(&shared) as Arc<dyn Watched>;
+        let monitor = monitoring.map(|(listener, settings)| {
+            let routes = monitor::router(watched, Arc::clone(&self.metrics), settings.status_page_names);
+            tokio::spawn(listener.serve(routes, worked.clone()))
+        });
         let worker = tokio::spawn(work(Arc::clone(&shared), consumer));
         let up = async {
             try_servers(&shared.engine()).await;
@@ -228,7 +279,11 @@ impl Daemon {
         queue.close();
         // The run under way ends after the people in hand, then its askers get their answers.
         let ended = worker.await;
+        worked.cancel();
         let _ = server.await;
+        if let Some(monitor) = monitor {
+            let _ = monitor.await;
+        }
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -340,11 +395,32 @@ async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunRep
             Ok(None) => return,
             Ok(Some(ticket)) => ticket,
         };
+        let running = |since| *shared.running_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        running(Some(shared.clock.now()));
         let report = Arc::new(shared.engine().run(ticket.key(), &shared.watchers).await);
+        running(None);
         report.log();
+        shared.learn(ticket.key(), &report);
         let next = shared.next().map(|(at, _)| at);
         shared.systemd.status(&status_line(&report, next, shared.timetable().frequent.zone()));
         ticket.finish(report);
+    }
+}
+
+/// Binds the address for those who watch. If the usual one, which the config does not name, cannot be had, the accounts
+/// are kept in step all the same.
+async fn listen(settings: &MonitoringSettings) -> Result<Option<Listener>, Failure> {
+    let Some(address) = settings.listen else { return Ok(None) };
+    match Listener::bind(address, "monitoring.listen").await {
+        Ok(listener) => {
+            tracing::info!(address = %listener.address(), "metrics and the status page are served");
+            Ok(Some(listener))
+        }
+        Err(failure) if !settings.listen_given => {
+            tracing::warn!(why = failure.why, mend = failure.mend, "no metrics are served: {}", failure.what);
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 
@@ -494,5 +570,18 @@ mod tests {
             looks("01T12:01:00", &["09T12:01:00", "09T12:01:01"]),
             [Awakening::Due(Pass::Full), Awakening::Early(Duration::from_secs(269))]
         );
+    }
+
+    #[tokio::test]
+    async fn only_an_address_that_the_config_names_has_to_be_had() {
+        let taken = Listener::bind(([127, 0, 0, 1], 0).into(), "x").await.unwrap();
+        let settings = |listen_given| MonitoringSettings {
+            listen: Some(taken.address()),
+            listen_given,
+            status_page_names: false,
+        };
+        assert!(listen(&settings(false)).await.unwrap().is_none());
+        assert!(listen(&settings(true)).await.is_err());
+        assert!(listen(&MonitoringSettings { listen: None, ..settings(true) }).await.unwrap().is_none());
     }
 }

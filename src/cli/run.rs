@@ -14,35 +14,37 @@ use super::{
 };
 use crate::{
     alive::Alive,
-    assemble::{self, SystemClock, timetable},
+    assemble::{self, Observers, SystemClock, timetable},
     config::{Finding, Settings},
     daemon::{Daemon, Reload},
     engine::Engine,
-    http::LONGEST_PAUSE,
+    http::{LONGEST_PAUSE, Meter},
+    ports::Clock as _,
     schedule::Timetable,
-    serve::systemd::Systemd,
+    serve::{metrics::Metrics, systemd::Systemd},
 };
 
 pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
     let (settings, templates) = session::load(&global.config)?;
     let log = log::begin(&settings.log, global, true);
+    let clock = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new(clock.now()));
     let systemd = Arc::new(Systemd::of_process(longest_silence(&settings)));
-    let alive = alive(&systemd);
+    let observers = Observers { alive: alive(&systemd), meter: Some(Arc::clone(&metrics) as Arc<dyn Meter>) };
     let engine = session::store(&settings)
-        .and_then(|store| assemble::daemon_engine(&settings, templates, store, &alive))
+        .and_then(|store| assemble::observed_engine(&settings, templates, store, &observers))
         .map_err(|failure| complain_failure(&failure))?;
     let socket = settings.control.socket.clone();
-    let (timetable, catch_up) = (timetable(&settings), settings.schedule.catch_up);
+    let daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
+        .monitored(&settings, metrics);
     let again = Again {
         file: global.config.clone(),
         settings: Mutex::new(settings),
         log,
         systemd: Arc::clone(&systemd),
+        observers,
     };
-    let daemon = Daemon::new(engine, Arc::new(SystemClock), timetable, catch_up, draw)
-        .watched_by(systemd)
-        .reloaded_by(Arc::new(again));
-    match daemon.run(&socket).await {
+    match daemon.watched_by(systemd).reloaded_by(Arc::new(again)).run(&socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),
     }
@@ -71,6 +73,7 @@ struct Again {
     settings: Mutex<Settings>,
     log: Log,
     systemd: Arc<Systemd>,
+    observers: Observers,
 }
 
 impl Reload for Again {
@@ -87,7 +90,7 @@ impl Reload for Again {
         for key in keep_what_needs_a_restart(&old, &mut new) {
             tracing::warn!(key, "`{key}` was changed and needs a restart; it is left as it was");
         }
-        let engine = match assemble::renewed(engine, &new, templates, &alive(&self.systemd)) {
+        let engine = match assemble::renewed(engine, &new, templates, &self.observers) {
             Ok(engine) => engine,
             Err(failure) => {
                 tracing::error!(%failure, "the new config cannot be used");
@@ -117,6 +120,10 @@ fn keep_what_needs_a_restart(old: &Settings, new: &mut Settings) -> Vec<&'static
     if old.control.socket != new.control.socket {
         keys.push("control.socket");
         new.control.socket.clone_from(&old.control.socket);
+    }
+    if old.monitoring != new.monitoring {
+        keys.push("monitoring");
+        new.monitoring.clone_from(&old.monitoring);
     }
     if old.log.format != new.log.format {
         keys.push("log.format");

@@ -24,8 +24,9 @@ pub use finding::{Finding, Level, Place};
 pub use outline::Outline;
 pub use secrets::read_secret;
 pub use settings::{
-    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings, Pem,
-    ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings, TemplateText, TemplateTexts,
+    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings,
+    MonitoringSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings,
+    TemplateText, TemplateTexts,
 };
 
 /// Reads and checks a config file. With the settings come the warnings; without them, every error and warning.

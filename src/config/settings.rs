@@ -1,6 +1,6 @@
 //! A config after its check. Whoever holds a [`Settings`] need not doubt any value in it.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use globset::GlobSet;
@@ -36,6 +36,8 @@ pub struct Settings {
     pub state: StateSettings,
     /// How the other verbs reach the daemon.
     pub control: ControlSettings,
+    /// Where the daemon tells how it is.
+    pub monitoring: MonitoringSettings,
     /// What is logged.
     pub log: LogSettings,
     pub(super) _checked: Checked,
@@ -217,6 +219,17 @@ pub struct StateSettings {
 pub struct ControlSettings {
     /// The Unix socket of the daemon.
     pub socket: PathBuf,
+}
+
+/// `[monitoring]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitoringSettings {
+    /// Where metrics, health and the status page are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether the config names that address. If it does not, a daemon that cannot have the usual one goes without it.
+    pub listen_given: bool,
+    /// Whether the status page names people; otherwise it gives their numbers.
+    pub status_page_names: bool,
 }
 
 /// `[log]`

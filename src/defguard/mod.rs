@@ -1,6 +1,7 @@
 //! The directory as Defguard 2.x serves it: with an API token or a login of its own, page by page, and with a sober
 //! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
+mod endpoint;
 mod explain;
 mod openid;
 mod probe;
@@ -156,7 +157,7 @@ impl Defguard {
             }
         };
         Ok(Self {
-            http: Http::new(Peer::Defguard, http)?,
+            http: Http::new(Peer::Defguard, http, endpoint::name)?,
             url,
             credentials,
             page_workers: page_workers.max(1),

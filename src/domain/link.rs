@@ -240,6 +240,9 @@ pub struct RunRecord {
     pub people: BTreeMap<String, u64>,
     /// Things done, by kind.
     pub changes: BTreeMap<String, u64>,
+    /// People for whom something failed.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 impl Change {

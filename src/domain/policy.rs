@@ -1,10 +1,10 @@
 //! The policies by which an admin says how far this program may go with an account.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
-use super::{Leaving, Mxid};
+use super::{Leaving, Lifecycle, Mxid};
 
 /// What becomes of a new person whose localpart (or subject) already belongs to an account that is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -150,6 +150,18 @@ impl OffBoarding {
             Leaving::Disabled => SessionsOnLock::Keep,
             Leaving::Gone | Leaving::OutOfScope => SessionsOnLock::End,
         })
+    }
+
+    /// When an account that we locked is due to be deactivated, since its owner left like this; `None`: never, or it is
+    /// not locked by us.
+    pub fn deactivation_due(&self, life: &Lifecycle, why: Leaving) -> Option<DateTime<Utc>> {
+        let locked = life.locked.as_ref()?;
+        let begun = life.away.as_ref().map_or(locked.at, |away| away.since.max(locked.at));
+        match (self.on(why), self.deactivate_after) {
+            (OnLeave::Deactivate, _) => Some(begun),
+            (OnLeave::Lock, Some(after)) if why != Leaving::Disabled => begun.checked_add_signed(after),
+            _ => None,
+        }
     }
 
     /// Whether the account is protected by name.

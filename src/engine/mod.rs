@@ -216,6 +216,11 @@ impl Engine {
         })
     }
 
+    /// How far leavers are taken.
+    pub fn off_boarding(&self) -> &OffBoarding {
+        &self.options.off_boarding
+    }
+
     /// Our own memory, for `status` and `journal`.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()

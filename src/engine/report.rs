@@ -245,6 +245,7 @@ impl RunReport {
             summary: self.summary(),
             people: tally.people,
             changes: tally.changes,
+            failed: tally.failed,
         }
     }
 }

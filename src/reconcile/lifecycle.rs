@@ -236,12 +236,7 @@ fn deactivate(
         fate.rungs.push(Rung::EndSessions);
     }
     fate.lifecycle.locked = Some(OurLock { why, at: locked.at, sessions_due: false });
-    let begun = fate.lifecycle.away.as_ref().map_or(locked.at, |away| away.since.max(locked.at));
-    let due = match (rules.on(why), rules.deactivate_after) {
-        (OnLeave::Deactivate, _) => Some(begun),
-        (OnLeave::Lock, Some(after)) if why != Leaving::Disabled => begun.checked_add_signed(after),
-        _ => None,
-    };
+    let due = rules.deactivation_due(&fate.lifecycle, why);
     fate.notes.push(Note::LockedByUs { why, at: locked.at });
     let Some(due) = due else { return Ok(fate) };
     if scene.now < due {

@@ -4,6 +4,7 @@
 //! after a failure the caller has to read the account again before it knows what is there (`docs/facts/synapse.md`
 //! section 1).
 
+mod endpoint;
 mod explain;
 mod identify;
 mod off_board;
@@ -96,7 +97,12 @@ impl Synapse {
         url.set_query(None);
         url.set_fragment(None);
         let base = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http: Http::new(Peer::Synapse, http)?, base, token, server_name: OnceCell::new() })
+        Ok(Self {
+            http: Http::new(Peer::Synapse, http, endpoint::name)?,
+            base,
+            token,
+            server_name: OnceCell::new(),
+        })
     }
 
     /// A request with our token. The path must be percent-encoded already.

@@ -62,7 +62,7 @@ pub async fn register_admin(
     admin: &NewAdmin,
 ) -> Result<Admin, Failure> {
     let what = "making the server admin of this service";
-    let http = Http::new(Peer::Synapse, options)?;
+    let http = Http::new(Peer::Synapse, options, super::endpoint::name)?;
     let path = format!("{}/_synapse/admin/v1/register", url.as_str().trim_end_matches('/'));
     let ask = || async {
         let answer = http.once(what, http.client().get(&path)).await.map_err(explain::unanswered)?;

@@ -177,6 +177,9 @@ directory = "{home}/state"
 
 [control]
 socket = "{home}/control.sock"
+
+[monitoring]
+listen = "off"
 {more}"#
         );
         self.write("config.toml", &text);

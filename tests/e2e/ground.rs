@@ -59,6 +59,8 @@ catch_up = false
 directory = "$HOME/state"
 [control]
 socket = "$HOME/control.sock"
+[monitoring]
+listen = "off"
 "#;
 
 pub struct Ground {

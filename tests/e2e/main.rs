@@ -15,6 +15,7 @@ mod ground;
 mod guard;
 mod killed;
 mod leaving;
+mod monitoring;
 mod names;
 mod process;
 mod profile;

@@ -23,8 +23,10 @@ use defguard_synapse_sync::{
     daemon::Daemon,
     domain::{Change, ExternalId, Instance, MARKER_PROVIDER},
     engine::{Engine, RunReport, RunRequest},
+    http::Meter,
     ports::Clock as _,
     reconcile::Pass,
+    serve::metrics::Metrics,
 };
 use serde_json::json;
 use support::{
@@ -70,7 +72,7 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
 
     let home = tempfile::Builder::new().prefix("sandbox-").tempdir()?;
     let file = write_config(home.path(), &defguard, &synapse, &proxy)?;
-    let (settings, engine) = engine(&file)?;
+    let (settings, engine, metrics) = engine(&file)?;
 
     println!("\nThe first sync:\n");
     let report = engine.run(&RunRequest::everybody(Pass::Frequent), &()).await;
@@ -102,7 +104,8 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
     advise(&file, &defguard, &synapse);
     tracing_subscriber::fmt().with_env_filter("defguard_synapse_sync=info").init();
     let daemon =
-        Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0);
+        Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0)
+            .monitored(&settings, metrics);
     daemon.run(&settings.control.socket).await.context("the daemon ended")
 }
 
@@ -142,6 +145,9 @@ directory = "{}"
 
 [control]
 socket = "{}"
+
+[monitoring]
+status_page_names = true
 "#,
         defguard.url(),
         proxy.url(),
@@ -154,7 +160,7 @@ socket = "{}"
     Ok(file)
 }
 
-fn engine(file: &Path) -> anyhow::Result<(Settings, Engine)> {
+fn engine(file: &Path) -> anyhow::Result<(Settings, Engine, Arc<Metrics>)> {
     let show = |findings: Vec<config::Finding>| {
         anyhow::Error::msg(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     };
@@ -162,8 +168,10 @@ fn engine(file: &Path) -> anyhow::Result<(Settings, Engine)> {
     let (settings, _) = config::load(file, &Environment::empty(), now).map_err(show)?;
     let templates = assemble::templates(&settings.templates).map_err(show)?;
     let (store, _) = assemble::store(&settings, 1)?;
-    let engine = assemble::engine(&settings, templates, store)?;
-    Ok((settings, engine))
+    let metrics = Arc::new(Metrics::new(now));
+    let meter = Arc::clone(&metrics) as Arc<dyn Meter>;
+    let engine = assemble::counted_engine(&settings, templates, store, meter)?;
+    Ok((settings, engine, metrics))
 }
 
 /// Asks the real Synapse whether every account that was made is as it should be.
@@ -207,6 +215,8 @@ fn advise(file: &Path, defguard: &StandIn, synapse: &Synapse) {
         "\nThe daemon is up and syncs every 15 seconds; Ctrl-C ends it. In another terminal:\n\n\
          Why is somebody as they are? A healthy person, two who want one name, and one whose name was taken before:\n  \
          {program} explain user005\n  {program} explain sam.east\n  {program} explain casey\n\n\
+         How is the daemon? Look at http://127.0.0.1:9847/ in a browser, or at its metrics:\n  \
+         curl -s http://127.0.0.1:9847/metrics\n\n\
          The name was theirs all along:\n  {program} link casey @casey:sandbox.test\n\n\
          Change a person in Defguard, then watch the next run, or do not wait for it:\n  \
          curl -s -H 'Cookie: {cookie}' {person} \\\n    \

@@ -1,6 +1,7 @@
 //! From a document to [`Settings`]: every key is read, defaults are filled in, and what is wrong is collected.
 
 mod mapping;
+mod monitoring;
 mod off_boarding;
 mod servers;
 
@@ -54,6 +55,7 @@ pub(super) fn settings(
     let schedule = schedule(document.table("schedule"), now);
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
+    let monitoring = monitoring::monitoring(document.table("monitoring"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -66,6 +68,7 @@ pub(super) fn settings(
         schedule: schedule?,
         state,
         control,
+        monitoring,
         log,
         _checked: Checked,
     })
