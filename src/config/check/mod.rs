@@ -80,11 +80,16 @@ pub(super) fn settings(
 }
 
 /// Reads nothing but the templates, in this config or in the homeserver's own.
-pub(super) fn templates(document: &mut Document<'_>) -> Option<TemplateTexts> {
+pub(super) fn templates(document: &mut Document<'_>, env: &Environment) -> Option<TemplateTexts> {
     let mut synapse = document.table("synapse");
     let idp_id = synapse.text("idp_id");
-    let origin = mapping::origin(&mut synapse, idp_id.as_ref());
+    let origin = mapping::origin(&mut synapse, idp_id.as_ref(), env);
     mapping::templates(document.table("templates"), &origin)
+}
+
+/// Reads what is needed to ask the daemon.
+pub(super) fn asking(document: &mut Document<'_>, env: &Environment) -> (ControlSettings, LogSettings) {
+    (control(document.table("control"), env), log(document.table("log")))
 }
 
 fn scope(mut table: Table<'_, '_>) -> ScopeSettings {
