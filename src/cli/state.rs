@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::{
     arguments::{Export, Global, Import, Rebuild},
+    log,
     output::{Exit, complain, complain_failure, say, say_json},
     page::{self, Page, person},
-    session::{Session, unexpected},
+    session::{self, Session, unexpected},
 };
 use crate::{
     command::{Answer, Command},

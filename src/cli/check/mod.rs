@@ -58,7 +58,7 @@ pub(super) async fn check(global: &Global, verb: &Check) -> Result<Exit, Exit> {
             logins = of_logins(&mut findings, &settings).await;
         }
     }
-    of_notices(&mut findings, session.settings()).await;
+    of_notices(&mut findings, &settings).await;
     show::give(global, verb, &findings, logins.as_ref())?;
     let worst = findings.iter().map(|finding| finding.level).max();
     Ok(if worst == Some(Level::Error) { Exit::Unusable } else { Exit::Done })
