@@ -18,6 +18,7 @@
 //! - [`assemble`]: puts adapters and engine together.
 //! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, its control socket, and what it tells
 //!   systemd; [`alive`] is the sign of life that its work gives.
+//! - [`notices`]: what people are told in a Matrix room, and when.
 //! - [`command`], [`cli`]: what can be asked of it, and the verbs that ask.
 //!
 //! # What holds everywhere
@@ -47,6 +48,7 @@ pub mod engine;
 pub mod forecast;
 pub mod http;
 pub mod mapping;
+pub mod notices;
 pub mod ports;
 pub mod reconcile;
 pub mod schedule;

@@ -35,8 +35,12 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
         .and_then(|store| assemble::observed_engine(&settings, templates, store, &observers))
         .map_err(|failure| complain_failure(&failure))?;
     let socket = settings.control.socket.clone();
-    let daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
-        .monitored(&settings, metrics);
+    let mut daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
+        .monitored(&settings, metrics)
+        .with_webhook(settings.webhook.clone());
+    if let (Some(board), Some(notices)) = (assemble::noticeboard(&settings), &settings.notices) {
+        daemon = daemon.with_notices(board, notices.unusable_after);
+    }
     let again = Again {
         file: global.config.clone(),
         settings: Mutex::new(settings),
@@ -124,6 +128,19 @@ fn keep_what_needs_a_restart(old: &Settings, new: &mut Settings) -> Vec<&'static
     if old.monitoring != new.monitoring {
         keys.push("monitoring");
         new.monitoring.clone_from(&old.monitoring);
+    }
+    let webhook =
+        |settings: &Settings| settings.webhook.as_ref().map(|webhook| (webhook.listen, webhook.delay));
+    if webhook(old) != webhook(new) {
+        keys.push("webhook");
+        new.webhook.clone_from(&old.webhook);
+    }
+    let notices = |settings: &Settings| {
+        settings.notices.as_ref().map(|notices| (notices.room.clone(), notices.unusable_after))
+    };
+    if notices(old) != notices(new) {
+        keys.push("notices");
+        new.notices.clone_from(&old.notices);
     }
     if old.log.format != new.log.format {
         keys.push("log.format");

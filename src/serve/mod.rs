@@ -8,3 +8,4 @@ pub mod monitor;
 pub mod overview;
 pub mod page;
 pub mod systemd;
+pub mod webhook;

@@ -11,6 +11,7 @@ mod misconfigured;
 mod notify;
 mod render;
 mod secrets;
+mod setup;
 mod socket;
 mod unprivileged;
 mod usage;

@@ -17,8 +17,10 @@ mod killed;
 mod leaving;
 mod monitoring;
 mod names;
+mod notices;
 mod process;
 mod profile;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;
