@@ -129,6 +129,19 @@ fn keep_what_needs_a_restart(old: &Settings, new: &mut Settings) -> Vec<&'static
         keys.push("monitoring");
         new.monitoring.clone_from(&old.monitoring);
     }
+    let webhook =
+        |settings: &Settings| settings.webhook.as_ref().map(|webhook| (webhook.listen, webhook.delay));
+    if webhook(old) != webhook(new) {
+        keys.push("webhook");
+        new.webhook.clone_from(&old.webhook);
+    }
+    let notices = |settings: &Settings| {
+        settings.notices.as_ref().map(|notices| (notices.room.clone(), notices.unusable_after))
+    };
+    if notices(old) != notices(new) {
+        keys.push("notices");
+        new.notices.clone_from(&old.notices);
+    }
     if old.log.format != new.log.format {
         keys.push("log.format");
         new.log.format = old.log.format;

@@ -1,9 +1,8 @@
 //! No secret is ever printed, whatever is asked to be logged.
 
-use std::{fs, process::Command};
-
 use reqwest::Method;
 use serde_json::json;
+use std::{fs, process::Command};
 
 use crate::{
     Daemon, Output, World, finish,
@@ -81,19 +80,6 @@ async fn no_secret_is_printed_by_any_verb_at_the_level_trace() {
     let world = World::new("mark").await;
     world.with_homeserver_yaml();
     world.defguard.add_person(NewPerson::named("mark-ann"));
-    let token = "marked-webhook-token-0123456789";
-    let file = world.write("webhook-token", token);
-    let path = "/_matrix/client/v3/createRoom";
-    let made =
-        world.synapse.call(Method::POST, path, Some(world.synapse.admin_token()), Some(&json!({}))).await;
-    let room = made.body["room_id"].as_str().unwrap();
-    world.configure(&format!(
-        "\n[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = {file:?}\n[notices]\nroom = {room:?}\n"
-    ));
-    for arguments in [&["setup", "webhook"][..], &["setup", "webhook"]] {
-        let shown = world.run_traced(arguments).await.ends_with(0);
-        search(&[token.to_owned()], "setup webhook", &format!("{}{}", shown.out, shown.err));
-    }
     world.synapse.put_account("mark-bob", &serde_json::json!({})).await;
     world.defguard.add_person(NewPerson::named("mark-bob").email(""));
     for arguments in [
@@ -117,6 +103,30 @@ async fn no_secret_is_printed_by_any_verb_at_the_level_trace() {
     }
     let shown = world.run_traced(&["render"]).await.ends_with(0);
     search_all(&world, &["render"], &shown);
+}
+
+#[tokio::test]
+async fn no_secret_is_printed_about_the_webhook_and_the_notices() {
+    let world = World::new("markh").await;
+    world.defguard.add_person(NewPerson::named("markh-ann"));
+    let token = "marked-webhook-token-0123456789";
+    let file = world.write("webhook-token", token);
+    let path = "/_matrix/client/v3/createRoom";
+    let made =
+        world.synapse.call(Method::POST, path, Some(world.synapse.admin_token()), Some(&json!({}))).await;
+    let room = made.body["room_id"].as_str().unwrap();
+    world.configure(&format!(
+        "\n[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = {file:?}\n[notices]\nroom = {room:?}\n"
+    ));
+    for arguments in [&["setup", "webhook"][..], &["setup", "webhook"]] {
+        let shown = world.run_traced(arguments).await.ends_with(0);
+        search(&[token.to_owned()], "setup webhook", &format!("{}{}", shown.out, shown.err));
+    }
+    for arguments in [&["check"][..], &["sync"], &["explain", "markh-ann"], &["status"]] {
+        let shown = world.run_traced(arguments).await.ends_with(0);
+        search_all(&world, arguments, &shown);
+        search(&[token.to_owned()], &arguments.join(" "), &format!("{}{}", shown.out, shown.err));
+    }
 }
 
 #[tokio::test]
