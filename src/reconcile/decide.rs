@@ -120,7 +120,7 @@ fn not_wanted(view: &View<'_>, person: &Person) -> Option<Draft> {
 /// Somebody whom the config leaves alone by name, or whose enrolment has begun anew: they get back what we took.
 fn left_alone(view: &View<'_>, person: &Person, link: &Link) -> Fate {
     match view.scene.accounts.get(&link.mxid) {
-        Some(summary) if person.is_active && link.lifecycle.is_off_boarded() => stay(link, summary),
+        Some(summary) if person.is_active && link.lifecycle.is_off_boarded() => stay(view, link, summary),
         _ => Fate::of(Lifecycle { away: None, ..link.lifecycle.clone() }),
     }
 }
@@ -191,8 +191,8 @@ impl Linked<'_> {
         if summary.deactivated && self.link.lifecycle.deactivated.is_none() {
             return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
         }
-        let fate = stay(self.link, summary);
-        if fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
+        let fate = stay(self.view, self.link, summary);
+        if summary.deactivated || fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
             // What else is due is seen once the account is in use again.
             return Ok(idle.fate(fate));
         }

@@ -20,7 +20,7 @@ pub use adoption::{Candidate, Claimant, Evidence, Matching, Proposal, adoption_d
 pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub(crate) use guard::harm_of_change;
-pub use guard::{ApprovedPlan, Guard, Verdict};
+pub use guard::{ApprovedPlan, Cause, Guard, Verdict};
 pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, Rung, State, Step};
 pub use rules::{Rules, Scope};
 pub use scene::{Answers, Migration, Pass, Question, Scene};

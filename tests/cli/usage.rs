@@ -19,7 +19,7 @@ async fn every_verb_has_its_help() {
     for verb in VERBS {
         assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
     }
-    for what in ["synapse", "oidc"] {
+    for what in ["synapse", "oidc", "webhook"] {
         let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
         assert_snapshot!(format!("help_setup_{what}"), help);
     }

@@ -19,9 +19,11 @@ mod killed_leaving;
 mod leaving;
 mod monitoring;
 mod names;
+mod notices;
 mod process;
 mod profile;
 mod stream;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;
