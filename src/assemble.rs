@@ -14,7 +14,8 @@ use crate::{
     engine::{self, Engine, Mapper},
     http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
-    ports::{Clock, Directory, Homeserver, Store},
+    notices::{self, MatrixRoom},
+    ports::{Clock, Directory, Homeserver, Noticeboard, Store},
     reconcile::Scope,
     schedule::Timetable,
     store::{Identity, Opened, SledStore},
@@ -37,7 +38,7 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
     Ok(Arc::new(defguard(settings, clock)?))
 }
 
-/// The same with all that can be asked of Defguard, for `check`.
+/// The same with all that can be asked of Defguard, beside the port.
 pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
     defguard_counted(settings, clock, None)
 }
@@ -254,6 +255,17 @@ fn engine_on(
     );
     let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
     Ok(engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes)))
+}
+
+/// Where notices go, if they are wished.
+pub fn noticeboard(settings: &Settings) -> Option<Arc<dyn Noticeboard>> {
+    let notices = settings.notices.as_ref()?;
+    Some(Arc::new(MatrixRoom::new(notices::Options {
+        url: settings.synapse.url.clone(),
+        token: settings.synapse.token.clone(),
+        ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        room: notices.room.clone(),
+    })))
 }
 
 /// When the daemon runs.

@@ -9,19 +9,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     command::{Answer, Command, DaemonStatus, execute},
-    config::{MonitoringSettings, Settings},
+    config::{MonitoringSettings, Settings, WebhookSettings},
     domain::{Failure, FailureClass, Peer},
     engine::{
         Engine, Progress, RunReport, RunRequest,
-        queue::{Consumer, Queue, queue},
+        queue::{Consumer, Queue, Refused, queue},
     },
-    ports::Clock,
+    notices::{Notices, Sight, Source},
+    ports::{Clock, Noticeboard},
     reconcile::Pass,
     schedule::Timetable,
     serve::{
@@ -31,6 +32,7 @@ use crate::{
         metrics::Metrics,
         monitor,
         overview::Watched,
+        webhook::{Deliveries, Hints, Webhook, Wish},
     },
 };
 
@@ -54,6 +56,10 @@ pub struct Daemon {
     metrics: Arc<Metrics>,
     /// How it is watched, and where the store is.
     monitoring: Option<(MonitoringSettings, PathBuf)>,
+    webhook: Option<WebhookSettings>,
+    deliveries: Arc<Deliveries>,
+    /// Where people are told what to look at, and for how long Defguard has to be unusable before.
+    notices: Option<(Arc<dyn Noticeboard>, Duration)>,
 }
 
 /// What the parts of the daemon share.
@@ -69,6 +75,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     health: Mutex<Health>,
     state_directory: Option<PathBuf>,
+    /// The last run.
+    runs: tokio::sync::watch::Sender<Option<Arc<RunReport>>>,
 }
 
 /// Everybody who wants to know how far the run under way is.
@@ -140,7 +148,18 @@ impl Daemon {
         draw: fn() -> f64,
     ) -> Self {
         let metrics = Arc::new(Metrics::new(clock.now()));
-        Self { engine: Arc::new(engine), clock, timetable, catch_up, draw, metrics, monitoring: None }
+        Self {
+            engine: Arc::new(engine),
+            clock,
+            timetable,
+            catch_up,
+            draw,
+            metrics,
+            monitoring: None,
+            webhook: None,
+            deliveries: Arc::default(),
+            notices: None,
+        }
     }
 
     /// Tells others how it is, as the config says. `metrics` also counts the requests of the engine.
@@ -151,6 +170,25 @@ impl Daemon {
         self
     }
 
+    /// The same that receives Defguard's webhook, too.
+    #[must_use]
+    pub fn with_webhook(mut self, webhook: Option<WebhookSettings>) -> Self {
+        self.webhook = webhook;
+        self
+    }
+
+    /// The same that tells people, too, what to look at; of Defguard if it was unusable for so long.
+    #[must_use]
+    pub fn with_notices(mut self, board: Arc<dyn Noticeboard>, unusable_after: Duration) -> Self {
+        self.notices = Some((board, unusable_after));
+        self
+    }
+
+    /// How many deliveries of the webhook there were, to be read while the daemon runs.
+    pub fn deliveries(&self) -> Arc<Deliveries> {
+        Arc::clone(&self.deliveries)
+    }
+
     /// Runs until a signal (SIGTERM or SIGINT) asks for the end; then the people in hand are finished. A second signal
     /// ends the program at once.
     pub async fn run(self, socket: &Path) -> Result<(), Failure> {
@@ -159,6 +197,7 @@ impl Daemon {
             Some((settings, _)) => listen(settings).await?.map(|listener| (listener, settings)),
             None => None,
         };
+        let webhook = self.bind_webhook().await?;
         let stop = self.engine.stop().clone();
         let signals = tokio::spawn(watch_signals(stop.clone())?);
         let (queue, consumer) = queue(WAITING_RUNS);
@@ -176,7 +215,9 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             health: Mutex::new(Health::from_runs(&former_runs)),
             state_directory: self.monitoring.as_ref().map(|(_, directory)| directory.clone()),
+            runs: tokio::sync::watch::Sender::default(),
         });
+        let announcer = self.announcer(&shared)?;
         tracing::info!("the daemon is up");
         let executor: Arc<dyn Executor> = Arc::clone(&shared) as Arc<dyn Executor>;
         let server = tokio::spawn(socket.serve(executor, stop.clone().cancelled_owned()));
@@ -187,6 +228,12 @@ impl Daemon {
             tokio::spawn(listener.serve(routes, worked.clone()))
         });
         let worker = tokio::spawn(work(Arc::clone(&shared), consumer));
+        let webhook = webhook.map(|(webhook, hints)| {
+            [
+                tokio::spawn(webhook.serve(stop.clone().cancelled_owned())),
+                tokio::spawn(follow(hints, queue.clone())),
+            ]
+        });
         self.tick(&shared, &stop).await;
         queue.close();
         // The run under way ends after the people in hand, then its askers get their answers.
@@ -196,6 +243,8 @@ impl Daemon {
         if let Some(monitor) = monitor {
             let _ = monitor.await;
         }
+        // Not waited for: an answer that is still owed is lost, as one to a daemon that is not there.
+        webhook.iter().flatten().chain(&announcer).for_each(tokio::task::JoinHandle::abort);
         signals.abort();
         tracing::info!("the daemon ends");
         ended.map_err(|error| {
@@ -206,6 +255,24 @@ impl Daemon {
                 format!("the worker broke down: {error}"),
             )
         })
+    }
+
+    /// Begins to tell people what the runs find.
+    fn announcer(&self, shared: &Arc<Shared>) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
+        let Some((board, unusable_after)) = &self.notices else { return Ok(None) };
+        let unusable_after = TimeDelta::from_std(*unusable_after).unwrap_or(TimeDelta::MAX);
+        let notices = Notices::new(unusable_after, &self.engine.store().standoffs()?);
+        let (board, clock) = (Arc::clone(board), Arc::clone(&self.clock));
+        Ok(Some(tokio::spawn(announce(Arc::clone(shared), shared.runs.subscribe(), notices, board, clock))))
+    }
+
+    async fn bind_webhook(&self) -> Result<Option<(Webhook, Arc<Hints>)>, Failure> {
+        let Some(settings) = &self.webhook else { return Ok(None) };
+        let hints = Arc::new(Hints::new(settings.delay));
+        let deliveries = Arc::clone(&self.deliveries);
+        let webhook = Webhook::bind(settings.listen, &settings.token, Arc::clone(&hints), deliveries).await?;
+        tracing::info!(address = %settings.listen, "listening for Defguard's webhook");
+        Ok(Some((webhook, hints)))
     }
 
     /// Puts a run into the queue at each tick.
@@ -271,6 +338,60 @@ fn awaken(
     }
 }
 
+/// Has the people looked at whom Defguard's events name, in one run after the other; what is named meanwhile gathers.
+async fn follow(hints: Arc<Hints>, queue: Queue<RunRequest, Arc<RunReport>>) {
+    loop {
+        let request = match hints.next().await {
+            Wish::People(people) => RunRequest::hinted(people),
+            Wish::Everybody => RunRequest::everybody(Pass::Frequent),
+        };
+        match queue.submit(request) {
+            // What fails is found by the schedule.
+            Ok(submitted) => drop(submitted.result().await),
+            Err(Refused::Full) => hints.note_everybody(),
+            Err(Refused::Closed) => return,
+        }
+    }
+}
+
+/// Tells people what the runs find. Nothing of it can let a run fail; what could not be told is told later.
+async fn announce(
+    shared: Arc<Shared>,
+    mut runs: tokio::sync::watch::Receiver<Option<Arc<RunReport>>>,
+    mut notices: Notices,
+    board: Arc<dyn Noticeboard>,
+    clock: Arc<dyn Clock>,
+) {
+    let mut looks = tokio::time::interval(LONGEST_SLEEP);
+    loop {
+        tokio::select! {
+            changed = runs.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let report = runs.borrow_and_update().clone();
+                let store = shared.engine.store();
+                let (Some(report), Ok(standing), Ok(conflicts)) = (report, store.standing(), store.standoffs()) else {
+                    continue;
+                };
+                let sight = Sight { held: standing.hold, source: Source::of(&report), conflicts };
+                notices.observe(sight, clock.now());
+            }
+            _ = looks.tick() => {}
+        }
+        if let Some(notice) = notices.due(clock.now()) {
+            let posted = board.post(&notice.text, &notice.key).await;
+            match &posted {
+                Ok(()) => tracing::info!("a notice was sent"),
+                Err(failure) => {
+                    tracing::warn!(%failure, mend = failure.mend.as_deref(), "a notice was not sent");
+                }
+            }
+            notices.tried(&notice, posted.is_ok(), clock.now());
+        }
+    }
+}
+
 /// Does the runs, one after the other.
 async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunReport>>) {
     while let Some(ticket) = consumer.next().await {
@@ -280,6 +401,7 @@ async fn work(shared: Arc<Shared>, mut consumer: Consumer<RunRequest, Arc<RunRep
         running(None);
         log_run(&report);
         shared.learn(ticket.key(), &report);
+        shared.runs.send_replace(Some(Arc::clone(&report)));
         ticket.finish(report);
     }
 }
@@ -345,8 +467,6 @@ fn watch_signals(stop: CancellationToken) -> Result<impl Future<Output = ()> + S
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
     use crate::schedule::Cron;
 

@@ -405,7 +405,8 @@ fn mend_refusal(name: &Username, why: &Refusal) -> String {
             format!("correct them in Defguard, or change {} in homeserver.yaml", field.template_key())
         }
         Refusal::Localpart { .. } | Refusal::NamesTaken => {
-            "rename them in Defguard, or change localpart_template in homeserver.yaml".to_owned()
+            "correct their name or address in Defguard, or change localpart_template in homeserver.yaml"
+                .to_owned()
         }
         Refusal::Ambiguous => format!("`sync {name}`, so that the login no longer goes by the name"),
         Refusal::Email { .. } => {

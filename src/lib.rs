@@ -17,6 +17,7 @@
 //! - [`config`]: from the file to checked settings, with every mistake at once.
 //! - [`assemble`]: puts adapters and engine together.
 //! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, and its control socket.
+//! - [`notices`]: what people are told in a Matrix room, and when.
 //! - [`command`], [`cli`]: what can be asked of it, and the verbs that ask.
 //!
 //! # What holds everywhere
@@ -45,6 +46,7 @@ pub mod engine;
 pub mod forecast;
 pub mod http;
 pub mod mapping;
+pub mod notices;
 pub mod ports;
 pub mod reconcile;
 pub mod schedule;

@@ -253,6 +253,16 @@ pub struct Snapshot {
     pub journal: Vec<Entry>,
 }
 
+/// A place where people read what they should look at.
+#[async_trait]
+pub trait Noticeboard: Send + Sync {
+    /// Looks whether something can be put up there. A failure says what is in the way and what to do.
+    async fn examine(&self) -> Result<(), Failure>;
+
+    /// Puts up a text. The same text with the same key is there once, however often it is put up in a short time.
+    async fn post(&self, text: &str, key: &str) -> Result<(), Failure>;
+}
+
 /// The time.
 pub trait Clock: Send + Sync {
     /// Now.

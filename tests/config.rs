@@ -33,7 +33,7 @@ struct Ground {
 impl Ground {
     fn new() -> Self {
         let ground = Self { root: TempDir::new().unwrap() };
-        for name in ["defguard-password", "defguard-token", "synapse-token"] {
+        for name in ["defguard-password", "defguard-token", "synapse-token", "webhook-token"] {
             ground.secret(name, &format!("{MARK}-{name}\n"));
         }
         ground.secret("defguard-totp-secret", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n");
@@ -121,7 +121,7 @@ fn every_config_that_we_ship_loads_without_a_finding() {
     let mut seen = 0;
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.extension().is_none_or(|kind| kind != "toml") {
             continue;
         }
         ground.good(&redirected(&fs::read_to_string(&path).unwrap()));
@@ -194,6 +194,90 @@ fn completed(fragment: &str) -> String {
         into.extend(table.as_table().unwrap().clone());
     }
     whole.to_string()
+}
+
+// ---- webhook and notices ----
+
+#[test]
+fn the_webhook_and_the_notices_are_off_unless_an_address_and_a_room_are_given() {
+    let ground = Ground::new();
+    let settings = ground.good(SMALL);
+    assert!(settings.webhook.is_none() && settings.notices.is_none());
+    ground.secret("webhook-token", &format!("{MARK}-webhook-token\n"));
+    let webhook = "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/webhook-token\"\n";
+    let notices = "[notices]\nroom = \"#ops:example.com\"\nunusable_after = \"2h\"\n";
+    let settings = ground.good(&format!("{SMALL}{webhook}{notices}"));
+    let webhook_settings = settings.webhook.as_ref().unwrap();
+    assert_eq!(webhook_settings.url.as_str(), "http://127.0.0.1:9118/webhook/defguard");
+    assert_eq!(webhook_settings.delay, Duration::from_millis(500));
+    assert_eq!(webhook_settings.token.expose_secret(), "hunter2-webhook-token");
+    let notices = settings.notices.as_ref().unwrap();
+    assert_eq!(
+        (notices.room.as_str(), notices.unusable_after),
+        ("#ops:example.com", Duration::from_secs(7200))
+    );
+    assert!(!format!("{settings:?}").contains(MARK));
+    let public = "url = \"https://matrix.example.com/webhook/defguard\"\ndelay = \"2s\"\n";
+    let settings = ground.good(&format!("{SMALL}{webhook}{public}"));
+    assert_eq!(settings.webhook.unwrap().url.as_str(), "https://matrix.example.com/webhook/defguard");
+    // The token as a systemd credential, which a unit may give whether it is needed or not.
+    let env = Environment::empty().with("CREDENTIALS_DIRECTORY", ground.path("").to_str().unwrap());
+    let small = SMALL
+        .replace("password_file = \"$/defguard-password\"", "")
+        .replace("token_file = \"$/synapse-token\"", "");
+    for name in ["defguard-token", "defguard-totp-secret"] {
+        fs::remove_file(ground.path(name)).unwrap();
+    }
+    let (settings, _) = ground.check_in(&small, &env).unwrap();
+    assert!(settings.webhook.is_none());
+    let (settings, _) =
+        ground.check_in(&format!("{small}[webhook]\nlisten = \"[::1]:9118\"\n"), &env).unwrap();
+    assert_eq!(settings.webhook.unwrap().url.as_str(), "http://[::1]:9118/webhook/defguard");
+}
+
+#[test]
+fn mistakes_of_the_webhook_and_of_the_notices_are_found_in_their_places() {
+    let ground = Ground::new();
+    ground.secret("short", "hunter2");
+    ground.secret("wrong", "hunter2 with blanks");
+    for (text, problem) in [
+        ("[webhook]\nlisten = \"9118\"", "webhook.listen: this is not an IP address with a port"),
+        ("[webhook]\nlisten = \"127.0.0.1:0\"", "webhook.listen: this is not an IP address with a port"),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"",
+            "webhook.token_file: the token that Defguard has to send is missing",
+        ),
+        ("[webhook]\ntoken_file = \"$/short\"", "webhook.token_file: nothing listens for the webhook"),
+        ("[webhook]\nurl = \"https://x.org/\"", "webhook.url: nothing listens for the webhook"),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/wrong\"",
+            "webhook.token_file: the token of the webhook has characters that Defguard cannot send",
+        ),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/short\"\nurl = \"ftp://x\"",
+            "webhook.url: this is not an address that Defguard can send to",
+        ),
+        ("[webhook]\ndelay = \"1h\"", "webhook.delay: 1h is out of range"),
+        ("[webhook]\ntoken = \"hunter2\"", "webhook.token"),
+        ("[notices]\nroom = \"ops\"", "notices.room: this is neither a room id nor an alias"),
+        ("[notices]\nunusable_after = \"1s\"", "notices.unusable_after: 1s is out of range"),
+    ] {
+        let shown = ground.errors(&format!("{SMALL}{text}\n"));
+        assert!(shown.contains(problem), "{text}: {shown}");
+        assert!(!shown.contains(MARK), "{shown}");
+    }
+    for (text, warning) in [
+        ("listen = \"0.0.0.0:9118\"", "others than this machine can reach it"),
+        ("listen = \"127.0.0.1:9118\"", "it can be guessed"),
+        (
+            "listen = \"127.0.0.1:9118\"\nurl = \"https://x.org/hook\"",
+            "the path does not end with /webhook/defguard",
+        ),
+    ] {
+        let text = format!("{SMALL}[webhook]\ntoken_file = \"$/short\"\n{text}\n");
+        let (settings, findings) = ground.check(&text).unwrap();
+        assert!(settings.webhook.is_some() && ground.shown(&findings).contains(warning), "{findings:?}");
+    }
 }
 
 // ---- findings ----

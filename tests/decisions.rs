@@ -237,6 +237,31 @@ fn a_sync_of_one_person_looks_at_whoever_wants_the_same() {
 }
 
 #[test]
+fn a_hint_is_about_one_person_only_if_it_is_clear_about_whom() {
+    now(async {
+        let policies = Policies::default();
+        // #1 ann, #2 bob, #3 carol; then ann is deleted and somebody new, #4, is called ann.
+        let world = world(&[joins("ann", ""), joins("bob", ""), joins("carol", "")]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[Event::Leaves(DefguardId(1)), joins("ann", ""), joins("dora", "")]);
+        for (name, people) in
+            [("#2", 1), ("bob", 1), ("#1", 4), ("ann", 4), ("#4", 1), ("#9", 4), ("nobody", 4), ("@bob:x", 4)]
+        {
+            let request = RunRequest::hinted(BTreeSet::from([name.to_owned()]));
+            let request = RunRequest { dry_run: true, ..request };
+            let report = world.run(&policies, &request, BTreeMap::new()).await.unwrap();
+            assert_eq!(report.people.len(), people, "{name}: {report:#?}");
+            assert_eq!((report.exit_code(), report.unknown.len()), (0, 0), "{name}");
+        }
+        // Whoever else there is to see to is seen to then.
+        let request = RunRequest::hinted(BTreeSet::from(["ann".to_owned(), "#2".to_owned()]));
+        let report = world.run(&policies, &request, BTreeMap::new()).await.unwrap();
+        assert_eq!(told(&report)[&5].0, Word::Create);
+        assert!(world.state().links.contains_key(&DefguardId(5)));
+    });
+}
+
+#[test]
 fn nobody_is_linked_by_hand_on_an_incomplete_listing() {
     now(async {
         let world = world(&[joins("ann", ""), hand_made("ann", None)]);

@@ -573,7 +573,7 @@ fn step_told(step: &Step) -> String {
         Step::Name { id, mxid, display_name } => format!("#{id} name {mxid} {display_name}"),
         Step::Ladder { id, mxid, rung } => match rung {
             Rung::Lock { why, .. } => format!("#{id} lock {mxid} {}", why.as_str()),
-            Rung::EndSessions => format!("#{id} end sessions of {mxid}"),
+            Rung::EndSessions(_) => format!("#{id} end sessions of {mxid}"),
             Rung::Deactivate(why) => format!("#{id} deactivate {mxid} {}", why.as_str()),
             Rung::Reactivate { threepids } => {
                 let emails: Vec<&str> = threepids.iter().map(|threepid| threepid.address.as_str()).collect();

@@ -172,8 +172,8 @@ fn sum(adoption: &Adoption) -> String {
         }
     };
     format!(
-        "{matched}; {} with several accounts, {} less sure, {} left to you. {} linked before; {} have no account of any \
-         kind, and the sync makes one.",
+        "{matched}; {} with several accounts, {} less sure, {} left to you. {} linked before; {} without an account of \
+         any kind, for whom `plan` says what a sync would do.",
         adoption.doubles.len(),
         adoption.less_sure.len(),
         adoption.left.len(),

@@ -35,7 +35,7 @@ async fn go(global: &Global, wish: Batch, yes: bool, dry_run: bool) -> Result<Ex
             return end(global, &wish, &report);
         }
         complain(&show(&wish, &report, page::width()));
-        if !ask("Do it?") {
+        if !ask("Do it?", "--yes") {
             complain("nothing was changed");
             return Err(Exit::Failed);
         }

@@ -16,7 +16,7 @@ pub(super) async fn forget(global: &Global, verb: &arguments::Forget) -> Result<
     if !verb.yes {
         let shown = answer(&session, global, &verb.person, false).await?;
         complain(&show(&shown, page::width()));
-        if !ask("Do it?") {
+        if !ask("Do it?", "--yes") {
             complain("nothing was changed");
             return Err(Exit::Failed);
         }

@@ -107,10 +107,10 @@ pub(super) fn moment(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer.
-pub(super) fn ask(question: &str) -> bool {
+/// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer; `option` does it then.
+pub(super) fn ask(question: &str, option: &str) -> bool {
     if !io::stdin().is_terminal() {
-        complain("nobody can be asked here: give --yes to do it");
+        complain(&format!("nobody can be asked here: give {option} to do it"));
         return false;
     }
     let _ = write!(io::stderr().lock(), "{question} [y/N] ");

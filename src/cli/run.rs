@@ -25,8 +25,12 @@ pub(super) async fn run(global: &Global) -> Result<Exit, Exit> {
             assemble::counted_engine(&settings, templates, store, Arc::clone(&metrics) as Arc<dyn Meter>)
         })
         .map_err(|failure| complain_failure(&failure))?;
-    let daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
-        .monitored(&settings, metrics);
+    let mut daemon = Daemon::new(engine, clock, timetable(&settings), settings.schedule.catch_up, draw)
+        .monitored(&settings, metrics)
+        .with_webhook(settings.webhook.clone());
+    if let (Some(board), Some(notices)) = (assemble::noticeboard(&settings), &settings.notices) {
+        daemon = daemon.with_notices(board, notices.unusable_after);
+    }
     match daemon.run(&settings.control.socket).await {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(complain_failure(&failure)),

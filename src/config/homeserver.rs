@@ -50,8 +50,16 @@ pub struct ProviderEntry {
     pub issuer: Option<String>,
     /// The app in Defguard that it uses.
     pub client_id: Option<String>,
+    /// Its `idp_name`.
+    pub idp_name: Option<String>,
     /// Its `localpart_template`, which decides the MXIDs of new people.
     pub localpart_template: Option<String>,
+    /// Its `display_name_template`.
+    pub display_name_template: Option<String>,
+    /// Its `email_template`.
+    pub email_template: Option<String>,
+    /// Whether only people can log in who have an account already (`enable_registration: false`).
+    pub provisioned_only: bool,
 }
 
 /// Reads the homeserver's files: files, or directories whose `*.yaml` files are read in sorted order.
@@ -92,10 +100,15 @@ pub fn survey(paths: &[PathBuf]) -> Result<Homeserver, Vec<Finding>> {
                 idp_id: entry.idp_id.to_owned(),
                 issuer: text_of(entry.node, &["issuer"]),
                 client_id: text_of(entry.node, &["client_id"]),
-                localpart_template: text_of(
-                    entry.node,
-                    &["user_mapping_provider", "config", "localpart_template"],
-                ),
+                idp_name: text_of(entry.node, &["idp_name"]),
+                localpart_template: template_of(entry.node, "localpart_template"),
+                display_name_template: template_of(entry.node, "display_name_template"),
+                email_template: template_of(entry.node, "email_template"),
+                provisioned_only: entry
+                    .node
+                    .value
+                    .get("enable_registration")
+                    .is_some_and(|node| matches!(node.value, Yaml::Bool(false))),
             })
             .collect(),
         Err(finding) => {
@@ -141,6 +154,10 @@ fn text_of(node: &Node, path: &[&str]) -> Option<String> {
         Yaml::Text(text) => Some(text.clone()),
         _ => None,
     }
+}
+
+fn template_of(node: &Node, key: &str) -> Option<String> {
+    text_of(node, &["user_mapping_provider", "config", key])
 }
 
 /// Where Debian keeps Synapse's config, as far as it is there.

@@ -25,8 +25,8 @@ pub use outline::Outline;
 pub use secrets::read_secret;
 pub use settings::{
     AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings,
-    MonitoringSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings,
-    TemplateText, TemplateTexts,
+    MonitoringSettings, NoticeSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings,
+    SynapseSettings, TemplateText, TemplateTexts, WebhookSettings,
 };
 
 /// Reads and checks a config file. With the settings come the warnings; without them, every error and warning.

@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use globset::GlobSet;
+use matrix_sdk::ruma::OwnedRoomOrAliasId;
 use secrecy::SecretString;
 use url::Url;
 
@@ -38,6 +39,10 @@ pub struct Settings {
     pub control: ControlSettings,
     /// Where the daemon tells how it is.
     pub monitoring: MonitoringSettings,
+    /// Where Defguard's webhook is received, if it is.
+    pub webhook: Option<WebhookSettings>,
+    /// Where notices go, if they are wished.
+    pub notices: Option<NoticeSettings>,
     /// What is logged.
     pub log: LogSettings,
     pub(super) _checked: Checked,
@@ -230,6 +235,28 @@ pub struct MonitoringSettings {
     pub listen_given: bool,
     /// Whether the status page names people; otherwise it gives their numbers.
     pub status_page_names: bool,
+}
+
+/// `[webhook]`, if something listens there.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// The address of the listener.
+    pub listen: SocketAddr,
+    /// The address at which Defguard reaches the listener, with the path.
+    pub url: Url,
+    /// What Defguard has to send to prove that an event is its own.
+    pub token: SecretString,
+    /// How long after an event the person is looked at.
+    pub delay: Duration,
+}
+
+/// `[notices]`, if a room is named.
+#[derive(Debug, Clone)]
+pub struct NoticeSettings {
+    /// The room.
+    pub room: OwnedRoomOrAliasId,
+    /// For how long Defguard has to be unusable before that is told.
+    pub unusable_after: Duration,
 }
 
 /// `[log]`

@@ -6,6 +6,7 @@ mod explain;
 mod openid;
 mod probe;
 mod session;
+pub mod webhooks;
 mod wire;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
@@ -13,10 +14,11 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::{
-    Client, RequestBuilder, StatusCode,
+    Method, StatusCode,
     header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
 
 pub use self::{
@@ -184,26 +186,41 @@ impl Defguard {
         let read = &read;
         self.http
             .repeated(|| async move {
-                let answer = self.get_once(asked, url).await?;
+                let answer = self.once(asked, Method::GET, url, None).await?;
                 refuse_old_version(&asked, &answer)?;
                 read(&answer)
             })
             .await
     }
 
-    async fn get_once(&self, asked: Asked<'_>, url: &Url) -> Result<Answer, Failure> {
-        self.once(asked, |client| client.get(url.clone())).await
+    /// Writes one time; an answer of whatever status.
+    async fn write(
+        &self,
+        asked: Asked<'_>,
+        method: Method,
+        url: &Url,
+        body: &Value,
+    ) -> Result<Answer, Failure> {
+        let answer = self.once(asked, method, url, Some(body)).await?;
+        refuse_old_version(&asked, &answer)?;
+        Ok(answer)
     }
 
-    /// One answer of whatever status to a request with our credentials. A session that Defguard no longer knows is
-    /// renewed once; the request it refused had no effect.
+    /// One answer of whatever status. A session that Defguard no longer knows is renewed once; nothing was done then.
     async fn once(
         &self,
         asked: Asked<'_>,
-        request: impl Fn(&Client) -> RequestBuilder,
+        method: Method,
+        url: &Url,
+        body: Option<&Value>,
     ) -> Result<Answer, Failure> {
         let send = |name: HeaderName, value: &HeaderValue| {
-            self.send(asked, request(self.http.client()).header(name, value.clone()))
+            let request = self.http.client().request(method.clone(), url.clone()).header(name, value.clone());
+            let request = match body {
+                Some(body) => request.json(body),
+                None => request,
+            };
+            async move { self.http.once(asked.what, request).await.map_err(unanswered) }
         };
         let session = match &self.credentials {
             Credentials::Token(token) => return send(AUTHORIZATION, token).await,
@@ -219,10 +236,6 @@ impl Defguard {
             session.useless(&pass, &asked.explain(&answer)).await;
         }
         Ok(answer)
-    }
-
-    async fn send(&self, asked: Asked<'_>, request: RequestBuilder) -> Result<Answer, Failure> {
-        self.http.once(asked.what, request).await.map_err(unanswered)
     }
 
     async fn page(&self, number: u64) -> Result<PlacedPage, Failure> {

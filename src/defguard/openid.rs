@@ -1,14 +1,14 @@
 //! Defguard as an OpenID provider: what it says about itself, and its OpenID apps (`docs/facts/defguard.md` section 7).
 
-use reqwest::StatusCode;
+use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
     Defguard, MOST_PAGES, PER_PAGE, endpoint,
-    explain::{Asked, refuse_old_version},
+    explain::{Asked, refuse_old_version, unanswered},
     wire::ShapeError,
 };
 use crate::{
@@ -121,10 +121,9 @@ impl Defguard {
         let asked = self.asked("making the OpenID app", None);
         let url = endpoint(&self.url, &["oauth"]);
         let answer = self
-            .once(asked, |client| client.post(url.clone()).json(data))
+            .write(asked, Method::POST, &url, &json!(data))
             .await
             .map_err(|failure| unknown_outcome(failure, &data.name))?;
-        refuse_old_version(&asked, &answer)?;
         read(&asked, &answer)
     }
 
@@ -132,14 +131,18 @@ impl Defguard {
     pub async fn change_app(&self, client_id: &str, data: &AppData) -> Result<(), Failure> {
         let asked = self.asked("correcting the OpenID app", None);
         let url = endpoint(&self.url, &["oauth", client_id]);
-        let answer = self.once(asked, |client| client.put(url.clone()).json(data)).await?;
-        refuse_old_version(&asked, &answer)?;
+        let answer = self.write(asked, Method::PUT, &url, &json!(data)).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Err(asked
                 .failure(FailureClass::Permanent, "the app is gone")
                 .mend("Somebody deleted it at this moment. Run the command again."));
         }
         asked.expect_json(&answer)
+    }
+
+    /// Sends a request as it is, one time; an answer of whatever status.
+    pub(super) async fn send(&self, asked: Asked<'_>, request: RequestBuilder) -> Result<Answer, Failure> {
+        self.http.once(asked.what, request).await.map_err(unanswered)
     }
 
     async fn ask_anonymously<T: DeserializeOwned>(&self, asked: Asked<'_>, url: &Url) -> Result<T, Failure> {

@@ -103,6 +103,8 @@ pub enum Kind {
     Clock,
     /// What logins would do.
     Logins,
+    /// Whether notices would arrive in their room.
+    Notices,
 }
 
 /// One thing that was looked at.

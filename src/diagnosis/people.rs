@@ -127,7 +127,10 @@ fn differs(field: Differs, people: &[String], texts: &TemplateTexts) -> Finding 
     } else {
         let empty: Vec<String> = used.iter().map(|(own, _)| format!("`user.{own}`")).collect();
         (
-            format!("{} is empty at a login, since Defguard does not send it there", empty.join(" and ")),
+            format!(
+                "at a login there is nothing in {}, since Defguard does not send it there",
+                empty.join(" and ")
+            ),
             format!(
                 "write `{key}: \"{instead}\"` in homeserver.yaml (and here, if the template stands here)"
             ),

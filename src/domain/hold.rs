@@ -33,14 +33,15 @@ pub enum Harm {
     DisplayName,
     /// An account that was there before becomes somebody's.
     Adopt,
-    /// Our lock or our deactivation is taken back. It does harm only if it is not ours after all, so it is kept back only
-    /// while our memory cannot be trusted.
-    GiveBack,
+    /// All sessions of an account are ended that was locked before.
+    EndSessions,
+    /// Our lock or our deactivation is taken back. It does harm only if it was not ours.
+    Restore,
 }
 
 impl Harm {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LockDisabled,
         Self::LockGone,
         Self::LockOutOfScope,
@@ -50,7 +51,8 @@ impl Harm {
         Self::Email,
         Self::DisplayName,
         Self::Adopt,
-        Self::GiveBack,
+        Self::EndSessions,
+        Self::Restore,
     ];
 
     /// The name for tables, logs and metrics.
@@ -65,8 +67,14 @@ impl Harm {
             Self::Email => "email",
             Self::DisplayName => "display_name",
             Self::Adopt => "adopt",
-            Self::GiveBack => "give_back",
+            Self::EndSessions => "end_sessions",
+            Self::Restore => "restore",
         }
+    }
+
+    /// Whether so many of it within a day are a sign that something is wrong.
+    pub fn is_counted(self) -> bool {
+        !matches!(self, Self::Migrate | Self::EndSessions | Self::Restore)
     }
 }
 
@@ -83,7 +91,8 @@ impl fmt::Display for Harm {
             Self::Email => "lose an e-mail address",
             Self::DisplayName => "get another display name",
             Self::Adopt => "become somebody's that were there before",
-            Self::GiveBack => "be unlocked or reactivated",
+            Self::EndSessions => "lose its sessions",
+            Self::Restore => "be unlocked or reactivated",
         })
     }
 }

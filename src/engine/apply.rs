@@ -14,6 +14,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     Engine, Progress,
     gather::Gathered,
+    trust::Doubt,
     write::{Undone, Writer, took_effect},
 };
 use crate::{
@@ -32,7 +33,7 @@ const MOST_FAILURES_IN_A_ROW: usize = 8;
 const LONGEST_TRANSFER_BACKOFF: TimeDelta = TimeDelta::minutes(1);
 
 /// The longest pause before a person who fails again and again is looked at again.
-const LONGEST_BACKOFF: TimeDelta = TimeDelta::hours(6);
+pub(super) const LONGEST_BACKOFF: TimeDelta = TimeDelta::hours(6);
 
 /// After so many doublings of a minute the longest pause is reached.
 const MOST_DOUBLINGS: u32 = 9;
@@ -138,6 +139,9 @@ impl Engine {
         group: &Group,
         run: Option<RunId>,
     ) -> Result<GroupDone, Failure> {
+        if let Some(why) = seen.doubt.as_ref().and_then(Doubt::forbids_all) {
+            return Ok(GroupDone::put_off(why));
+        }
         if group.confirm
             && let Some(why) = self.changed_since(seen, group).await
         {
@@ -159,11 +163,13 @@ impl Engine {
             clock: self.clock.as_ref(),
             instance: &seen.rules.instance,
             run,
-            empty_first: match self.options.create {
-                CreateMode::Auto => seen.info.open_registration,
-                CreateMode::OneRequest => false,
-                CreateMode::EmptyFirst => true,
-            },
+            // In doubt of our memory there may be another daemon that makes the same accounts.
+            empty_first: seen.doubt.is_some()
+                || match self.options.create {
+                    CreateMode::Auto => seen.info.open_registration,
+                    CreateMode::OneRequest => false,
+                    CreateMode::EmptyFirst => true,
+                },
             pause: self.options.retry_pause,
             off_board_admins: self.options.off_boarding.off_board_admins,
             intent,

@@ -22,6 +22,8 @@ struct Found {
     seen: Gathered,
     /// The people whom the run was asked for by name.
     asked: BTreeSet<DefguardId>,
+    /// Whether it is about everybody.
+    everybody: bool,
     plan: ApprovedPlan,
     /// What the guard keeps back of what would be done.
     held: Option<Held>,
@@ -90,8 +92,9 @@ impl Engine {
             report.interrupted = true;
             return Ok(());
         };
-        let Some(Found { mut seen, asked, mut plan, held, by_approval }) = found? else { return Ok(()) };
-        let everybody = request.only.is_empty();
+        let Some(Found { mut seen, asked, everybody, mut plan, held, by_approval }) = found? else {
+            return Ok(());
+        };
         if !everybody {
             plan.restrict(&asked);
         }
@@ -131,7 +134,14 @@ impl Engine {
         report.completeness = Some(seen.listing.completeness().clone());
         self.recover(&mut seen, request.dry_run).await?;
         let mut asked = BTreeSet::new();
+        let mut everybody = request.only.is_empty();
         for name in &request.only {
+            if request.or_everybody {
+                let (meant, clear) = seen.resolve_hint(name);
+                asked.extend(meant);
+                everybody |= !clear;
+                continue;
+            }
             match seen.resolve(name) {
                 Some(id) => {
                     asked.insert(id);
@@ -139,13 +149,18 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
-        if asked.is_empty() && !request.only.is_empty() {
+        if everybody {
+            // Where somebody is asked for, nobody else is decided about.
+            asked.clear();
+        }
+        if asked.is_empty() && !everybody {
             return Ok(None);
         }
         let guarded = self.decide_guarded(&mut seen, request, &asked).await?;
         Ok(Some(Found {
             seen,
             asked,
+            everybody,
             plan: guarded.plan,
             held: guarded.held,
             by_approval: guarded.by_approval,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
-use super::{Engine, Options};
+use super::{Engine, Options, apply::LONGEST_BACKOFF, trust::Doubt};
 use crate::{
     domain::{
         AccountSummary, Backoff, DefguardId, Failure, FailureClass, Harm, Intent, Link, Listing, Lookup,
@@ -43,6 +43,8 @@ pub(super) struct Gathered {
     pub(super) migration: Option<Migration>,
     /// When the run began to decide.
     pub(super) now: DateTime<Utc>,
+    /// Why our own memory cannot be trusted.
+    pub(super) doubt: Option<Doubt>,
     /// The list of people read once more, before anybody is taken for gone.
     pub(super) second_look: OnceCell<Result<Listing, Failure>>,
 }
@@ -79,11 +81,14 @@ impl Gathered {
         }
     }
 
-    /// The people whose time has not come yet after failures, or of whom it is not known what was done for them.
+    /// The people whose time has not come yet after failures, or of whom it is not known what was done for them. A time
+    /// further away than any pause was noted while the clock was wrong.
     pub(super) fn postponed(&self, afresh: &BTreeSet<DefguardId>) -> BTreeSet<DefguardId> {
+        let waits =
+            |backoff: &Backoff| backoff.until > self.now && backoff.until <= self.now + LONGEST_BACKOFF;
         self.backoff
             .iter()
-            .filter(|(id, backoff)| backoff.until > self.now && !afresh.contains(id))
+            .filter(|(id, backoff)| waits(backoff) && !afresh.contains(id))
             .map(|(id, _)| *id)
             .chain(self.unclear.iter().copied())
             .collect()
@@ -108,6 +113,21 @@ impl Gathered {
             .find(|person| person.username.as_str() == name)
             .map(|person| person.id);
         listed.or_else(|| self.links.values().find(|link| link.username.as_str() == name).map(|link| link.id))
+    }
+
+    /// The people whom a hint can mean, and whether it is clear whom: the list shows one of them and no link has the
+    /// name of another. `name` is a username, or `#` and an id.
+    pub(super) fn resolve_hint(&self, name: &str) -> (BTreeSet<DefguardId>, bool) {
+        let people = self.listing.people();
+        if name.starts_with('#') {
+            let id = self.resolve(name);
+            return (id.into_iter().collect(), id.is_some_and(|id| people.contains_key(&id)));
+        }
+        let listed = people.values().find(|person| person.username.as_str() == name).map(|person| person.id);
+        let linked = self.links.values().filter(|link| link.username.as_str() == name).map(|link| link.id);
+        let meant: BTreeSet<DefguardId> = listed.into_iter().chain(linked).collect();
+        let clear = listed.is_some() && meant.len() == 1;
+        (meant, clear)
     }
 }
 
@@ -162,6 +182,7 @@ impl Engine {
             standing,
             migration,
             now: self.clock.now(),
+            doubt: None,
             second_look: OnceCell::new(),
             rules,
             info,

@@ -8,11 +8,12 @@ use super::{
     Engine, RunRequest,
     apply::Applied,
     gather::{Gathered, MOST_ROUNDS, NOTHING_HELD, no_end},
+    trust::Doubt,
 };
 use crate::{
-    domain::{DefguardId, Failure, Harm, Held, HeldStep, HoldReason, Leaving, Watched},
+    domain::{DefguardId, Failure, Harm, Held, HoldReason, Leaving, Watched},
     ports::JournalFilter,
-    reconcile::{ApprovedPlan, Guard, Note, PersonPlan, Plan, Verdict, harm_of_change},
+    reconcile::{ApprovedPlan, Cause, Guard, Note, PersonPlan, Plan, Verdict, harm_of_change},
 };
 
 /// How far back what was done counts against the limits.
@@ -34,7 +35,8 @@ impl Engine {
         afresh: &BTreeSet<DefguardId>,
     ) -> Result<Guarded, Failure> {
         let whole = self.decide(seen, request.pass, afresh, &NOTHING_HELD).await?;
-        let doubt = self.doubt(seen, &whole, request.dry_run).await?.map(|doubt| doubt.reason());
+        seen.doubt = self.doubt(seen, &whole, request.dry_run).await?;
+        let doubt = seen.doubt.as_ref().map(Doubt::reason);
         let recent = self.recent(seen)?;
         let before = seen.standing.hold.clone();
         let accepted = seen.standing.accepted.clone();
@@ -48,27 +50,28 @@ impl Engine {
             first_run: seen.links.is_empty(),
             distrust: doubt.as_ref(),
         };
-        let (mut plan, mut kept) = (whole, BTreeSet::<HeldStep>::new());
-        for _ in 0..MOST_ROUNDS {
+        let (mut plan, mut kept) = (whole, Verdict::default());
+        for round in 0.. {
             let postponed = seen.postponed(afresh);
-            let held = by_person(&kept);
+            let held = kept.by_person();
             let scene = seen.scene(request.pass, afresh, &postponed, &held);
             let verdict = guard.judge(&scene, &plan, &kept);
-            if kept.is_empty()
+            if kept.steps.is_empty()
                 && let Some(plan) = guard.approved_by_hand(&plan, &verdict)
             {
                 return Ok(Guarded { plan, held: None, by_approval: true });
             }
-            if verdict.steps == kept
-                && let Some(plan) = guard.approve(&scene, plan.clone(), &verdict)
-            {
-                let mut verdict = verdict;
-                verdict.reasons.extend(request.approve.as_deref().map(not_approved));
-                let held = held_from(seen, verdict);
+            let done = verdict.steps == kept.steps;
+            kept = verdict;
+            // Whatever the decision still does against the guard's word is not done.
+            let approved = done.then(|| guard.approve(&scene, plan.clone(), &kept)).flatten();
+            let last = (round == MOST_ROUNDS).then(|| guard.approve_rest(&scene, plan, &kept));
+            if let Some(plan) = approved.or(last) {
+                kept.reasons.extend(request.approve.as_deref().map(not_approved));
+                let held = held_from(seen, kept);
                 return Ok(Guarded { plan, held, by_approval: false });
             }
-            kept.extend(verdict.steps);
-            plan = self.decide(seen, request.pass, afresh, &by_person(&kept)).await?;
+            plan = self.decide(seen, request.pass, afresh, &kept.by_person()).await?;
         }
         Err(no_end())
     }
@@ -76,7 +79,9 @@ impl Engine {
     /// To whom something was done within the last day, by runs that nobody had approved of.
     fn recent(&self, seen: &Gathered) -> Result<BTreeMap<Harm, BTreeSet<DefguardId>>, Failure> {
         let day = seen.now - WINDOW;
-        let since = seen.standing.approved_at.map_or(day, |approved| approved.max(day));
+        // An approval from the future was given while the clock was wrong.
+        let approved = seen.standing.approved_at.filter(|approved| *approved <= seen.now);
+        let since = approved.map_or(day, |approved| approved.max(day));
         let mut recent: BTreeMap<Harm, BTreeSet<DefguardId>> = BTreeMap::new();
         let filter = JournalFilter { since: Some(since), ..JournalFilter::default() };
         for entry in self.store.journal(&filter)? {
@@ -149,13 +154,14 @@ fn watched(plan: &Plan) -> BTreeMap<DefguardId, Vec<Watched>> {
 }
 
 /// An approval that lets nothing run.
-fn not_approved(digest: &str) -> HoldReason {
-    HoldReason {
+fn not_approved(digest: &str) -> (Cause, HoldReason) {
+    let reason = HoldReason {
         why: format!(
             "nothing is held with the digest {digest}, or more would be done by now than was approved of"
         ),
         mend: "look at `plan` again, and approve of what it shows".to_owned(),
-    }
+    };
+    (Cause::NotApproved, reason)
 }
 
 /// What is held from now on; `None` if nothing is.
@@ -165,10 +171,6 @@ fn held_from(seen: &Gathered, verdict: Verdict) -> Option<Held> {
     }
     let since = seen.standing.hold.as_ref().map_or(seen.now, |before| before.since);
     let digest = verdict.digest();
-    let reasons = verdict.reasons.into_iter().collect();
+    let reasons = verdict.reasons.into_values().collect();
     Some(Held { digest, since, reasons, steps: verdict.steps })
-}
-
-fn by_person(steps: &BTreeSet<HeldStep>) -> BTreeMap<DefguardId, BTreeSet<Harm>> {
-    Verdict { steps: steps.clone(), ..Verdict::default() }.by_person()
 }

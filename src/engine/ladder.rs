@@ -64,7 +64,7 @@ impl Writer<'_> {
                 self.switch(id, mxid, switch).await
             }
             Rung::Reactivate { threepids } => self.reactivate(id, mxid, threepids).await,
-            Rung::EndSessions => self.end_sessions(id, mxid).await,
+            Rung::EndSessions(_) => self.end_sessions(id, mxid).await,
         }
     }
 

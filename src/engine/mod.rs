@@ -96,6 +96,10 @@ pub struct RunRequest {
     /// Only these people, by username, `#` and id, or MXID; empty: everybody.
     #[serde(default)]
     pub only: BTreeSet<String>,
+    /// The names are hints and not what somebody wishes: if the list of people does not show one of them, or shows it
+    /// of somebody else than the links do, the run is about everybody.
+    #[serde(default)]
+    pub or_everybody: bool,
     /// Decide only, change nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -107,7 +111,12 @@ pub struct RunRequest {
 impl RunRequest {
     /// A run for everybody.
     pub fn everybody(pass: Pass) -> Self {
-        Self { pass, only: BTreeSet::new(), dry_run: false, approve: None }
+        Self { pass, only: BTreeSet::new(), or_everybody: false, dry_run: false, approve: None }
+    }
+
+    /// A run for people of whom somebody else says that they changed.
+    pub fn hinted(only: BTreeSet<String>) -> Self {
+        Self { only, or_everybody: true, ..Self::everybody(Pass::Frequent) }
     }
 }
 

@@ -83,7 +83,7 @@ impl StepText {
             Step::Name { mxid, .. } => format!("change the display name of {mxid}"),
             Step::Ladder { mxid, rung, .. } => match rung {
                 Rung::Lock { why, .. } => format!("lock {mxid}: {why}"),
-                Rung::EndSessions => format!("end all sessions of {mxid}"),
+                Rung::EndSessions(_) => format!("end all sessions of {mxid}"),
                 Rung::Deactivate(why) => format!("deactivate {mxid}: {why}"),
                 Rung::Reactivate { threepids } if threepids.is_empty() => format!("reactivate {mxid}"),
                 Rung::Reactivate { .. } => format!("reactivate {mxid}, with the addresses that it had"),

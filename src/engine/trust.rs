@@ -24,6 +24,12 @@ pub(super) enum Doubt {
 }
 
 impl Doubt {
+    /// Why nothing at all may be done now: another daemon may be in the middle of its work, and two that make accounts
+    /// at the same moment take each other's for a stranger's.
+    pub(super) fn forbids_all(&self) -> Option<String> {
+        matches!(self, Self::Doubled { .. } | Self::Unknown(_)).then(|| self.reason().why)
+    }
+
     pub(super) fn reason(&self) -> HoldReason {
         let rebuild = "find the links again with `state rebuild`";
         let (why, mend) = match self {

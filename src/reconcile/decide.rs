@@ -192,7 +192,7 @@ impl Linked<'_> {
             return self.unusable(idle, Conflict::Deactivated { mxid: mxid.clone() });
         }
         let fate = stay(self.view, self.link, summary);
-        if fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
+        if summary.deactivated || fate.rungs.iter().any(|rung| matches!(rung, Rung::Reactivate { .. })) {
             // What else is due is seen once the account is in use again.
             return Ok(idle.fate(fate));
         }

@@ -25,7 +25,8 @@ pub(super) struct Draft {
     pub(super) drops: Things,
     /// The display name to write.
     pub(super) name: Option<String>,
-    /// External ids to wash off accounts that are nobody's, where an unfinished change by hand left them.
+    /// External ids to take off accounts that are not linked: where an unfinished change by hand left them, or where they
+    /// are another's by now.
     pub(super) washes: BTreeMap<Mxid, BTreeSet<ExternalId>>,
     /// From whom something comes, and what.
     pub(super) takes: BTreeMap<DefguardId, Things>,
@@ -142,7 +143,7 @@ impl Draft {
 pub(super) fn assemble(view: &View<'_>, mut drafts: BTreeMap<DefguardId, Draft>) -> Option<Plan> {
     hold_back(view, &mut drafts);
     raise_alarms(view, &mut drafts);
-    hand_over(&mut drafts);
+    hand_over(view, &mut drafts);
     correct_links(view, &mut drafts);
     let intents = finish_intents(view, &mut drafts);
     if view.has_questions() {
@@ -223,11 +224,19 @@ fn raise_alarms(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     }
 }
 
-/// What somebody takes, the owner gives up.
-fn hand_over(drafts: &mut BTreeMap<DefguardId, Draft>) {
+/// What somebody takes, the owner gives up. An owner without a link gives it up on the account that is marked as theirs.
+fn hand_over(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     let taken: Vec<(DefguardId, Things)> = drafts.values().flat_map(|draft| draft.takes.clone()).collect();
     for (owner, things) in taken {
         let Some(draft) = drafts.get_mut(&owner) else { continue };
+        if draft.mxid.is_none() {
+            for id in things.ids {
+                if let Ok(Some(account)) = view.holder(&id) {
+                    draft.washes.entry(account.summary.mxid.clone()).or_default().insert(id);
+                }
+            }
+            continue;
+        }
         if let Some(link) = &mut draft.link
             && link
                 .subject

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    lifecycle::harm_of,
+    lifecycle::{harm_of, protected},
     plan::{Group, Plan, Rung, Step},
     scene::Scene,
 };
 use crate::domain::{
-    Change, ConfigPrint, DefguardId, GuardLimits, Harm, Held, HeldStep, HoldReason, Mxid, hex,
+    Change, ConfigPrint, DefguardId, GuardLimits, Harm, Held, HeldStep, HoldReason, Link, Mxid, OnLeave, hex,
 };
 
 /// Everything that the guard goes by beside the plan.
@@ -49,13 +49,30 @@ impl ApprovedPlan {
     }
 }
 
+/// What makes the guard keep something back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Our own memory cannot be trusted.
+    Distrust,
+    /// The list of people lacks too many.
+    MissingPeople,
+    /// This part of the config changed.
+    Config(&'static str),
+    /// Nobody has an account of ours yet.
+    FirstRun,
+    /// Too many of a kind.
+    TooMany(Harm),
+    /// Somebody approved of something else.
+    NotApproved,
+}
+
 /// What the guard says to a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verdict {
     /// What is kept back.
     pub steps: BTreeSet<HeldStep>,
     /// Why.
-    pub reasons: BTreeSet<HoldReason>,
+    pub reasons: BTreeMap<Cause, HoldReason>,
     /// Whether an approval can let it run.
     pub approvable: bool,
 }
@@ -77,32 +94,34 @@ impl Verdict {
 }
 
 impl Guard<'_> {
-    /// Judges a plan. `kept` is what was found to be kept back already, which the plan does not contain any more.
-    pub fn judge(&self, scene: &Scene<'_>, plan: &Plan, kept: &BTreeSet<HeldStep>) -> Verdict {
-        let steps: BTreeSet<HeldStep> = harms(scene, plan).union(kept).cloned().collect();
-        let mut verdict = Verdict { approvable: self.distrust.is_none(), ..Verdict::default() };
-        let mut hold = |reason: HoldReason, steps: Vec<HeldStep>| {
-            verdict.reasons.insert(reason);
+    /// Judges a plan. `kept` is what was found to be kept back already, which the plan does not contain any more. It stays
+    /// kept back even if there are few enough without it: what waited for it would come back with it.
+    pub fn judge(&self, scene: &Scene<'_>, plan: &Plan, kept: &Verdict) -> Verdict {
+        let steps: BTreeSet<HeldStep> = harms(scene, plan).union(&kept.steps).cloned().collect();
+        let mut verdict = Verdict { approvable: self.distrust.is_none(), ..kept.clone() };
+        let mut hold = |cause: Cause, reason: HoldReason, steps: Vec<HeldStep>| {
+            verdict.reasons.insert(cause, reason);
             verdict.steps.extend(steps);
         };
         let of = |kinds: &[Harm]| -> Vec<HeldStep> {
             steps.iter().filter(|step| kinds.contains(&step.harm)).cloned().collect()
         };
         if let Some(reason) = self.distrust {
-            hold(reason.clone(), of(&Harm::ALL));
+            hold(Cause::Distrust, reason.clone(), of(&Harm::ALL));
         }
         if let Some(reason) = missing_people(scene, self.limits) {
-            hold(reason, of(&[Harm::LockGone, Harm::Deactivate]));
+            hold(Cause::MissingPeople, reason, of(&[Harm::LockGone, Harm::Deactivate]));
         }
-        for (reason, kinds) in self.config_changes() {
+        for (part, reason, kinds) in self.config_changes() {
             let steps = of(&kinds);
             if !steps.is_empty() {
-                hold(reason, steps);
+                hold(Cause::Config(part), reason, steps);
             }
         }
         let adopted = of(&[Harm::Adopt]);
         if self.first_run && !adopted.is_empty() {
             hold(
+                Cause::FirstRun,
                 HoldReason {
                     why: format!(
                         "the first run would make {} become people's that were there before",
@@ -114,11 +133,11 @@ impl Guard<'_> {
             );
         }
         let allowed = self.limits.allowed(in_use(scene));
-        let unlimited = |harm: &Harm| matches!(harm, Harm::Migrate | Harm::GiveBack);
-        for harm in Harm::ALL.into_iter().filter(|harm| !unlimited(harm)) {
+        for harm in Harm::ALL.into_iter().filter(|harm| harm.is_counted()) {
             let steps = of(&[harm]);
             if let Some((count, over)) = self.too_many(harm, &steps, allowed) {
                 hold(
+                    Cause::TooMany(harm),
                     HoldReason {
                         why: format!(
                             "{} would {harm} within a day, and {allowed} are let through",
@@ -138,6 +157,14 @@ impl Guard<'_> {
         let held = verdict.by_person();
         let is_held = |step: &HeldStep| held.get(&step.id).is_some_and(|harms| harms.contains(&step.harm));
         (!harms(scene, &plan).iter().any(is_held)).then_some(ApprovedPlan(plan))
+    }
+
+    /// Gives out what is left of a plan without the groups in which something is that is kept back.
+    pub fn approve_rest(&self, scene: &Scene<'_>, mut plan: Plan, verdict: &Verdict) -> ApprovedPlan {
+        let held = verdict.by_person();
+        let is_held = |step: &HeldStep| held.get(&step.id).is_some_and(|harms| harms.contains(&step.harm));
+        plan.groups.retain(|group| !harms_of(scene, group).iter().any(is_held));
+        ApprovedPlan(plan)
     }
 
     /// Gives out a plan with everything that is kept back, if a person approved of just this, or of more than is left of
@@ -177,7 +204,7 @@ impl Guard<'_> {
     }
 
     /// What a change of the config does that no change of people would.
-    fn config_changes(&self) -> Vec<(HoldReason, Vec<Harm>)> {
+    fn config_changes(&self) -> Vec<(&'static str, HoldReason, Vec<Harm>)> {
         let Some(old) = self.accepted else { return Vec::new() };
         let new = self.config;
         let changed = |what: &str, put_back: &str| HoldReason {
@@ -186,21 +213,23 @@ impl Guard<'_> {
         };
         let mut found = Vec::new();
         if old.scope != new.scope {
-            found.push((changed("the group filter", "`[scope]`"), vec![Harm::LockOutOfScope]));
+            let reason = changed("the group filter", "`[scope]`");
+            found.push(("scope", reason, vec![Harm::LockOutOfScope]));
         }
         if old.subject_template != new.subject_template {
             let reason = changed("`subject_template`", "it");
-            found.push((reason, vec![Harm::Relink, Harm::Migrate]));
+            found.push(("subject_template", reason, vec![Harm::Relink, Harm::Migrate]));
         }
         if old.auth_provider != new.auth_provider {
             let reason = changed("`idp_id`", "it");
-            found.push((reason, vec![Harm::Relink, Harm::Migrate]));
+            found.push(("idp_id", reason, vec![Harm::Relink, Harm::Migrate]));
         }
         if old.display_name_template != new.display_name_template {
-            found.push((changed("`display_name_template`", "it"), vec![Harm::DisplayName]));
+            let reason = changed("`display_name_template`", "it");
+            found.push(("display_name_template", reason, vec![Harm::DisplayName]));
         }
         if old.email_template != new.email_template {
-            found.push((changed("`email_template`", "it"), vec![Harm::Email]));
+            found.push(("email_template", changed("`email_template`", "it"), vec![Harm::Email]));
         }
         found
     }
@@ -220,7 +249,7 @@ fn mend(harm: Harm) -> &'static str {
         Harm::Email => "see whether addresses in Defguard and `email_template` are right",
         Harm::DisplayName => "see whether names in Defguard and `display_name_template` are right",
         Harm::Adopt => "see whether `on_conflict` is right",
-        Harm::GiveBack => "see whose locks these are",
+        Harm::EndSessions | Harm::Restore => "see with `explain` what was done to the account before",
     }
 }
 
@@ -241,12 +270,25 @@ fn missing_people(scene: &Scene<'_>, limits: GuardLimits) -> Option<HoldReason> 
         return None;
     }
     let in_use: Vec<&DefguardId> =
-        scene.links.iter().filter(|(_, link)| !link.lifecycle.is_off_boarded()).map(|(id, _)| id).collect();
+        scene.links.iter().filter(|(_, link)| would_be_locked(scene, link)).map(|(id, _)| id).collect();
     let missing = in_use.iter().filter(|id| !scene.people.contains_key(id)).count();
     (missing > limits.may_be_missing(in_use.len())).then(|| HoldReason {
         why: format!("the list of people lacks {missing} of the {} whose accounts are in use", in_use.len()),
         mend: mend.to_owned(),
     })
+}
+
+/// Whether something would be done to the account if its owner were gone.
+fn would_be_locked(scene: &Scene<'_>, link: &Link) -> bool {
+    let rules = &scene.rules.off_boarding;
+    rules.gone != OnLeave::Ignore
+        && !link.lifecycle.is_off_boarded()
+        && scene.accounts.get(&link.mxid).is_some_and(|account| {
+            let out_of_use = account.locked || account.deactivated;
+            !out_of_use
+                && protected(scene.rules, account).is_none()
+                && (rules.off_board_admins || !account.admin)
+        })
 }
 
 /// Everything in a plan that can do harm.
@@ -266,9 +308,6 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
             }
             Step::Ladder { id, mxid, rung: Rung::Deactivate(_) } => {
                 add(*id, mxid, Harm::Deactivate, String::new());
-            }
-            Step::Ladder { id, mxid, rung: Rung::Unlock(_) | Rung::Reactivate { .. } } => {
-                add(*id, mxid, Harm::GiveBack, String::new());
             }
             Step::Name { id, mxid, display_name } => {
                 add(*id, mxid, Harm::DisplayName, hex(display_name.as_bytes(), 8));
@@ -290,7 +329,17 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
                     add(*id, mxid, harm, hex(text.as_bytes(), 8));
                 }
             }
-            Step::Create { .. } | Step::Ladder { .. } => {}
+            Step::Ladder { id, mxid, rung: Rung::Reactivate { .. } | Rung::Unlock(_) } => {
+                add(*id, mxid, Harm::Restore, String::new());
+            }
+            Step::Ladder { id, mxid, rung: Rung::EndSessions(_) } => {
+                // Those of an account that is locked in the same breath go with the lock.
+                let locks = |step: &Step| matches!(step, Step::Ladder { id: of, rung: Rung::Lock { .. }, .. } if of == id);
+                if !group.steps.iter().any(locks) {
+                    add(*id, mxid, Harm::EndSessions, String::new());
+                }
+            }
+            Step::Create { .. } => {}
         }
     }
     for (id, change) in &group.made {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     plan::{Note, Rung},
+    rules::Rules,
     view::{Stop, View},
 };
 use crate::domain::{
@@ -39,8 +40,8 @@ pub(super) fn stay(view: &View<'_>, link: &Link, summary: &AccountSummary) -> Fa
     let mut fate = Fate { lifecycle: link.lifecycle.clone(), ..Fate::default() };
     let life = &mut fate.lifecycle;
     life.away = None;
-    let harm = Harm::GiveBack;
-    if life.is_off_boarded() && view.is_held(link.id, harm) {
+    let harm = Harm::Restore;
+    if view.is_held(link.id, harm) {
         return fate.note(Note::Held { harm });
     }
     if let Some(ours) = life.deactivated.take()
@@ -80,7 +81,7 @@ pub(super) fn leave(
         let at = ours.at;
         return Ok(fate.note(Note::DeactivatedByUs { at }));
     }
-    if let Some(protected) = protected(view, summary) {
+    if let Some(protected) = protected(scene.rules, summary) {
         fate.lifecycle.away = None;
         return Ok(fate.note(protected));
     }
@@ -123,8 +124,7 @@ fn by_others(life: &mut Lifecycle, summary: &AccountSummary) -> Option<Note> {
 }
 
 /// Why an account is never off-boarded, as far as the list of accounts shows it.
-fn protected(view: &View<'_>, summary: &AccountSummary) -> Option<Note> {
-    let rules = view.scene.rules;
+pub(super) fn protected(rules: &Rules, summary: &AccountSummary) -> Option<Note> {
     let because = |why: &str| Some(Note::Protected { why: why.to_owned() });
     if summary.mxid == rules.own {
         because("it is the account that this service itself uses")
@@ -218,7 +218,7 @@ fn lock(view: &View<'_>, link: &Link, why: Leaving, mut fate: Fate) -> Result<Fa
     let end_sessions = view.scene.rules.off_boarding.sessions(why) == SessionsOnLock::End;
     fate.rungs.push(Rung::Lock { why, end_sessions });
     if end_sessions {
-        fate.rungs.push(Rung::EndSessions);
+        fate.rungs.push(Rung::EndSessions(why));
     }
     fate.lifecycle.locked = Some(OurLock { why, at: view.scene.now, sessions_due: false });
     Ok(fate)
@@ -237,7 +237,11 @@ fn deactivate(
     let Some(locked) = fate.lifecycle.locked.clone() else { return Ok(fate) };
     let ended = |why| rules.sessions(why) == SessionsOnLock::End;
     if locked.sessions_due || (locked.why != why && ended(why) && !ended(locked.why)) {
-        fate.rungs.push(Rung::EndSessions);
+        let harm = Harm::EndSessions;
+        if view.is_held(link.id, harm) {
+            return Ok(fate.note(Note::Held { harm }));
+        }
+        fate.rungs.push(Rung::EndSessions(why));
     }
     fate.lifecycle.locked = Some(OurLock { why, at: locked.at, sessions_due: false });
     let due = rules.deactivation_due(&fate.lifecycle, why);

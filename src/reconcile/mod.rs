@@ -26,7 +26,7 @@ pub use by_hand::{ByHand, HandDecision, decide_by_hand};
 pub use decide::decide;
 pub use finish::decide_finish;
 pub(crate) use guard::harm_of_change;
-pub use guard::{ApprovedPlan, Guard, Verdict};
+pub use guard::{ApprovedPlan, Cause, Guard, Verdict};
 pub use plan::{Decision, Group, Holdings, Note, PersonPlan, Plan, Rung, State, Step};
 pub use rebuild::{Found, find_link};
 pub use revert::decide_revert;

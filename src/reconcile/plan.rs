@@ -368,7 +368,7 @@ pub enum Rung {
         end_sessions: bool,
     },
     /// End all sessions, and with them all notifications.
-    EndSessions,
+    EndSessions(Leaving),
     /// Deactivate the account, which we locked before.
     Deactivate(Leaving),
     /// Take our deactivation back, once the account has left all its rooms.
@@ -381,11 +381,11 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// Why the account is taken out of use, if this does so.
+    /// Why something is taken from the account, if this does so.
     pub fn leaving(&self) -> Option<Leaving> {
         match self {
-            Self::Lock { why, .. } | Self::Deactivate(why) => Some(*why),
-            Self::EndSessions | Self::Reactivate { .. } | Self::Unlock(_) => None,
+            Self::Lock { why, .. } | Self::EndSessions(why) | Self::Deactivate(why) => Some(*why),
+            Self::Reactivate { .. } | Self::Unlock(_) => None,
         }
     }
 }

@@ -210,7 +210,9 @@ impl<'a> View<'a> {
     /// Whether something can be taken off an account of `owner`: the same accounts on which their own draft works.
     fn can_be_written(&self, owner: DefguardId, account: &Account) -> bool {
         let theirs = account.owner(&self.scene.rules.instance) == Some(owner);
-        let in_use = !account.summary.deactivated || !self.is_wanted(owner);
+        let comes_back =
+            || self.scene.links.get(&owner).is_some_and(|link| link.lifecycle.deactivated.is_some());
+        let in_use = !account.summary.deactivated || !self.is_wanted(owner) || comes_back();
         in_use && (theirs || !account.is_marked())
     }
 
@@ -273,7 +275,7 @@ impl<'a> View<'a> {
             Some(owner) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people })),
                 None if self.gives_up_subject(owner, account, subject, id) => {
-                    self.claim_from(owner, Harm::Relink)
+                    self.taken_unless_held(owner, Harm::Relink)
                 }
                 None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
             },
@@ -306,14 +308,14 @@ impl<'a> View<'a> {
             (Some(owner), _) if owner == id => Ok(Claim::Free),
             (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people })),
-                None => self.claim_from(owner, Harm::Email),
+                None => self.taken_unless_held(owner, Harm::Email),
             },
             (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
     /// It comes from `owner`, unless nothing can be done with them now, or the guard keeps back what they would lose.
-    fn claim_from(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
+    fn taken_unless_held(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
         let waits = self.scene.postponed.contains(&owner) || self.is_held(owner, harm);
         if waits { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
     }

@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod monitor;
 pub mod overview;
 pub mod page;
+pub mod webhook;

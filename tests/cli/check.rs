@@ -1,6 +1,7 @@
 //! `check` with a config that is right.
 
 use insta::assert_snapshot;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{World, support::defguard::NewPerson};
@@ -35,6 +36,38 @@ async fn check_says_what_a_login_would_make_of_fields_that_are_no_claims() {
         items.as_array().unwrap().iter().any(|item| item["found"].as_str().unwrap_or_default().contains(text))
     };
     assert!(found("a login would give another display name than the sync, for claims-ann"), "{items}");
+}
+
+#[tokio::test]
+async fn check_says_whether_notices_would_arrive() {
+    let world = World::new("room").await;
+    let owner = world.synapse.register_user("room-owner", false).await;
+    let room = async |token: &str, body: Value| {
+        let path = "/_matrix/client/v3/createRoom";
+        let made = world.synapse.call(Method::POST, path, Some(token), Some(&body)).await;
+        made.body["room_id"].as_str().unwrap().to_owned()
+    };
+    let encryption = json!({
+        "type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"},
+    });
+    let admin = world.synapse.admin_token();
+    for (room, code, level, found) in [
+        (room(admin, json!({})).await, 0, "ok", "can be sent to"),
+        (room(admin, json!({"initial_state": [encryption]})).await, 5, "error", "it is encrypted"),
+        (
+            room(&owner.token, json!({})).await,
+            5,
+            "error",
+            "@admin:sync.test, the account of this service, is not in it",
+        ),
+    ] {
+        world.configure(&format!("\n[notices]\nroom = {room:?}\n"));
+        let items = world.run(&["check", "--json"]).await.ends_with(code).json();
+        let item = items.as_array().unwrap().iter().find(|item| item["what"] == "notices").unwrap();
+        assert_eq!(item["level"], level, "{item}");
+        assert!(item["found"].as_str().unwrap().contains(found), "{item}");
+        assert_eq!(item["mend"].is_string(), level == "error", "{item}");
+    }
 }
 
 #[tokio::test]

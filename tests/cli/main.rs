@@ -7,6 +7,7 @@ mod explain;
 mod misconfigured;
 mod render;
 mod secrets;
+mod setup;
 mod socket;
 mod undo;
 mod usage;

@@ -1,5 +1,8 @@
 //! No secret is ever printed, whatever is asked to be logged.
 
+use reqwest::Method;
+use serde_json::json;
+
 use crate::{
     Output, World, finish,
     support::defguard::{ADMIN_PASSWORD, NewPerson},
@@ -33,6 +36,19 @@ fn search(secrets: &[String], what: &str, text: &str) {
 async fn no_secret_is_printed_by_any_verb_at_the_level_trace() {
     let world = World::new("mark").await;
     world.defguard.add_person(NewPerson::named("mark-ann"));
+    let token = "marked-webhook-token-0123456789";
+    let file = world.write("webhook-token", token);
+    let path = "/_matrix/client/v3/createRoom";
+    let made =
+        world.synapse.call(Method::POST, path, Some(world.synapse.admin_token()), Some(&json!({}))).await;
+    let room = made.body["room_id"].as_str().unwrap();
+    world.configure(&format!(
+        "\n[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = {file:?}\n[notices]\nroom = {room:?}\n"
+    ));
+    for arguments in [&["setup", "webhook"][..], &["setup", "webhook"]] {
+        let shown = world.traced(arguments).await.ends_with(0);
+        search(&[token.to_owned()], "setup webhook", &format!("{}{}", shown.out, shown.err));
+    }
     for arguments in [&["check"][..], &["sync"], &["sync", "--full"], &["explain", "mark-ann"], &["status"]] {
         let shown = world.traced(arguments).await.ends_with(0);
         assert!(shown.err.contains("TRACE"), "{arguments:?} traced nothing");

@@ -39,7 +39,7 @@ async fn every_verb_has_its_help() {
         let name = format!("help_{}", verb.replace(' ', "_"));
         assert_snapshot!(name, alone(&asked, "").await.ends_with(0).out);
     }
-    for what in ["synapse", "oidc"] {
+    for what in ["synapse", "oidc", "webhook"] {
         let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
         assert_snapshot!(format!("help_setup_{what}"), help);
     }

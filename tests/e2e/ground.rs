@@ -61,6 +61,8 @@ directory = "$HOME/state"
 socket = "$HOME/control.sock"
 [monitoring]
 listen = "off"
+[webhook]
+[notices]
 "#;
 
 pub struct Ground {

@@ -17,9 +17,11 @@ mod killed;
 mod leaving;
 mod monitoring;
 mod names;
+mod notices;
 mod process;
 mod profile;
 mod undo;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -108,6 +108,11 @@ impl Process {
         self.err.borrow().0.matches(text).count()
     }
 
+    /// What standard error holds by now.
+    pub fn log(&self) -> String {
+        self.err.borrow().0.clone()
+    }
+
     /// Waits until standard error holds a text so many times.
     pub async fn says_times(&self, text: &str, times: usize) {
         let mut err = self.err.clone();

@@ -62,6 +62,7 @@ impl Room {
         let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
         let file = files
             .into_iter()
+            .filter(|file| file.extension().is_some_and(|extension| extension == "yaml"))
             .find(|file| fs::read_to_string(file).unwrap().contains("oidc_providers"))
             .expect("the file of setup oidc");
         let before = fs::read_to_string(&file).unwrap();

@@ -229,9 +229,7 @@ impl Room {
     pub async fn close_registration(&self, closed: bool) {
         let mut arguments = oidc_arguments(self.defguard(), self.synapse());
         arguments.push("--replace".to_owned());
-        if closed {
-            arguments.push("--provisioned-only".to_owned());
-        }
+        arguments.push(format!("--provisioned-only={closed}"));
         run(&self.house.home, &texts(&arguments)).await.ends_with(0);
         self.synapse().start_again().await.unwrap();
     }

@@ -273,6 +273,23 @@ async fn another_entry_is_replaced_only_when_told_to_and_the_old_one_is_kept() {
     assert_eq!(fs::read_to_string(kept).unwrap(), old);
     // Nothing else was touched.
     assert_eq!(machine.files().len(), before.len() + 1);
+    // What was chosen holds, until it is taken back.
+    let again = machine.setup(&[]).await.ends_with(0);
+    assert!(again.out.contains("Nothing is to be done"), "{}", again.out);
+    machine.setup(&["--yes", "--provisioned-only=false", "--replace"]).await.ends_with(0);
+    assert_eq!(machine.read("synapse/conf.d/defguard-oidc.yaml"), old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_everybody_can_read_is_closed_again() {
+    let machine = Machine::new().await;
+    machine.setup(&["--yes"]).await.ends_with(0);
+    let file = machine.path("synapse/defguard-client-secret");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let shown = machine.setup(&["--dry-run"]).await.ends_with(0);
+    assert!(shown.out.contains("let the right people read"), "{}", shown.out);
+    machine.setup(&["--yes"]).await.ends_with(0);
+    assert_eq!(machine.mode("synapse/defguard-client-secret"), 0o640);
 }
 
 #[tokio::test(flavor = "multi_thread")]

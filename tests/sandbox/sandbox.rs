@@ -54,13 +54,17 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The client id and the secret of the app in Defguard.
+const APP: (&str, &str) = ("matrix", "the-secret-of-the-app");
+
 async fn sandbox(once: bool) -> anyhow::Result<()> {
     println!("Starting a stand-in Defguard with the 335 recorded people …");
     let defguard = StandIn::start().await;
     defguard.load_recorded();
+    defguard.serve_logins();
 
     println!("Starting a real Synapse (the first time it is installed, which takes a minute or two) …");
-    let provider = defguard_provider(defguard.url().as_str(), "matrix", "the-secret-of-the-app");
+    let provider = defguard_provider(defguard.url().as_str(), APP.0, APP.1);
     let synapse = Synapse::start(synapse::Options {
         server_name: "sandbox.test".to_owned(),
         oidc_provider: Some(provider),
@@ -68,6 +72,7 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
     })
     .await
     .map_err(anyhow::Error::msg)?;
+    register_app(&defguard, &synapse);
     let proxy = Proxy::start(&synapse.url()).await;
 
     let home = tempfile::Builder::new().prefix("sandbox-").tempdir()?;
@@ -107,6 +112,18 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
         Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0)
             .monitored(&settings, metrics);
     daemon.run(&settings.control.socket).await.context("the daemon ended")
+}
+
+/// The app in Defguard that Synapse's provider entry names.
+fn register_app(defguard: &StandIn, synapse: &Synapse) {
+    let provider = &mut defguard.state().provider;
+    let back = format!("{}/_synapse/client/oidc/callback", synapse.url());
+    let scopes = ["openid", "profile", "email", "phone"].map(str::to_owned).to_vec();
+    provider.add_app("Matrix", vec![back], scopes, true);
+    if let Some(app) = provider.apps.last_mut() {
+        APP.0.clone_into(&mut app.client_id);
+        APP.1.clone_into(&mut app.client_secret);
+    }
 }
 
 /// Writes the config as an admin would: templates, scopes and `idp_id` come from the homeserver's own YAML.
@@ -223,7 +240,7 @@ fn advise(file: &Path, defguard: &StandIn, synapse: &Synapse) {
          | python3 -c 'import json,sys; u=json.load(sys.stdin)[\"user\"]; u[\"username\"]=\"renamed005\"; print(json.dumps(u))' \\\n    \
          | curl -s -A curl -X PUT -H 'Cookie: {cookie}' -H 'Content-Type: application/json' --data-binary @- {person}\n  \
          {program} sync renamed005\n  {program} explain renamed005\n\n\
-         How are things, what was done, is all well?\n  {program} status\n  {program} journal\n  {program} check\n\n\
+         How are things, what was done, is all well, and where do logins lead?\n  {program} status\n  {program} journal\n  {program} check --people\n\n\
          Look into Synapse yourself:\n  \
          curl -s -H 'Authorization: Bearer {}' '{}/_synapse/admin/v2/users?limit=3'\n",
         synapse.admin_token(),

@@ -58,6 +58,7 @@ pub(super) async fn check(global: &Global, verb: &Check) -> Result<Exit, Exit> {
             logins = of_logins(&mut findings, &session).await;
         }
     }
+    of_notices(&mut findings, session.settings()).await;
     show::give(global, verb, &findings, logins.as_ref())?;
     let worst = findings.iter().map(|finding| finding.level).max();
     Ok(if worst == Some(Level::Error) { Exit::Unusable } else { Exit::Done })
@@ -226,6 +227,19 @@ fn wanted(settings: &Settings, redirect: Option<&SsoRedirect>) -> Option<Wanted>
             _ => settings.defguard.scopes.clone(),
         },
     })
+}
+
+/// The room for notices.
+async fn of_notices(findings: &mut Vec<Finding>, settings: &Settings) {
+    let (Some(board), Some(notices)) = (assemble::noticeboard(settings), &settings.notices) else { return };
+    findings.push(match board.examine().await {
+        Ok(()) => Finding::ok(Kind::Notices, "notices", format!("can be sent to {}", notices.room)),
+        Err(failure) => Finding {
+            level: Level::Error,
+            mend: failure.mend,
+            ..Finding::ok(Kind::Notices, "notices", format!("{}: {}", failure.what, failure.why))
+        },
+    });
 }
 
 /// The active people whom the sync concerns.

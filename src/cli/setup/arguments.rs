@@ -9,12 +9,16 @@ pub(in crate::cli) enum Setup {
     /// Register the OpenID app in Defguard, and write Synapse's provider entry and this service's config
     ///
     /// Looks for the app first, and uses or corrects one that is there. What is not given is taken from the config of
-    /// this service if there is one, else it is asked for on a terminal.
+    /// this service and from the entry that was written before, if they are there; else it is asked for on a terminal.
     Oidc(Box<Oidc>),
     /// Make the server admin that this service works as in Synapse, and write its access token
     ///
     /// Needs the registration shared secret, which is taken from the homeserver's config.
     Synapse(Box<SynapseAdmin>),
+    /// Register the webhook of this service's config in Defguard
+    ///
+    /// Looks for it first, and says so if it is there; switches it on if it is off.
+    Webhook(Webhook),
 }
 
 /// How far a command goes.
@@ -82,21 +86,29 @@ pub(in crate::cli) struct Oidc {
     /// the provider that leads to this Defguard, else Defguard]
     #[arg(long, value_name = "ID", help_heading = "Entry for Synapse")]
     pub(super) idp_id: Option<String>,
-    /// What people see on the login page
-    #[arg(long, value_name = "NAME", default_value = "Defguard", help_heading = "Entry for Synapse")]
-    pub(super) idp_name: String,
+    /// What people see on the login page [default: Defguard]
+    #[arg(long, value_name = "NAME", help_heading = "Entry for Synapse")]
+    pub(super) idp_name: Option<String>,
     /// What the MXID is made of [default: as in the homeserver's config, else {{ user.preferred_username }}]
     #[arg(long, value_name = "TEMPLATE", help_heading = "Entry for Synapse")]
     pub(super) localpart_template: Option<String>,
-    /// What the display name is made of
-    #[arg(long, value_name = "TEMPLATE", default_value = super::entry::DISPLAY_NAME, help_heading = "Entry for Synapse")]
-    pub(super) display_name_template: String,
-    /// What the e-mail address is made of
-    #[arg(long, value_name = "TEMPLATE", default_value = super::entry::EMAIL, help_heading = "Entry for Synapse")]
-    pub(super) email_template: String,
-    /// Let only people log in who have an account already, so that no login ever makes a second one
-    #[arg(long, help_heading = "Entry for Synapse")]
-    pub(super) provisioned_only: bool,
+    /// What the display name is made of [default: {{ user.given_name }} {{ user.family_name }}]
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Entry for Synapse")]
+    pub(super) display_name_template: Option<String>,
+    /// What the e-mail address is made of [default: {{ user.email }}]
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Entry for Synapse")]
+    pub(super) email_template: Option<String>,
+    /// Let only people log in who have an account already, so that no login ever makes a second one; "=false" lets
+    /// everybody in again
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Entry for Synapse"
+    )]
+    pub(super) provisioned_only: Option<bool>,
     /// The file for the entry [default: defguard-oidc.yaml in the last directory of --homeserver-config]
     #[arg(long, value_name = "FILE", help_heading = "Entry for Synapse")]
     pub(super) entry_file: Option<PathBuf>,
@@ -118,6 +130,16 @@ pub(in crate::cli) struct Oidc {
     /// The file with the access token that `setup synapse` writes [default: synapse-token beside the config]
     #[arg(long, value_name = "FILE", help_heading = "This service")]
     pub(super) synapse_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Webhook {
+    /// Correct its token without asking, if it is registered with another one
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

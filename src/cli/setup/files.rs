@@ -23,6 +23,8 @@ pub(super) const FOR_ALL: u32 = 0o644;
 pub(super) enum FileStep {
     /// It is as it is to be.
     Keep,
+    /// It says what it is to say, but the wrong people can read it.
+    Adjust,
     /// There is none.
     Write,
     /// Another one is there, and may be replaced.
@@ -32,11 +34,17 @@ pub(super) enum FileStep {
 }
 
 impl FileStep {
-    /// Decides from what is in the file and what is to be.
-    pub(super) fn of(present: Option<&str>, wanted: Option<&str>, may_replace: bool) -> Self {
+    /// Decides from what is in the file, what is to be, and whether the right people can read it.
+    pub(super) fn of(present: Option<&str>, wanted: Option<&str>, is_open: bool, may_replace: bool) -> Self {
         match (present, wanted) {
             (None, _) => Self::Write,
-            (Some(present), Some(wanted)) if present.trim_end() == wanted.trim_end() => Self::Keep,
+            (Some(present), Some(wanted)) if present.trim_end() == wanted.trim_end() => {
+                if is_open {
+                    Self::Keep
+                } else {
+                    Self::Adjust
+                }
+            }
             (Some(_), _) if may_replace => Self::Replace,
             (Some(_), _) => Self::Refuse,
         }
@@ -59,6 +67,11 @@ impl Owner {
         } else {
             Self { uid: None, gid: Some(gid) }
         }
+    }
+
+    /// The owner that lets a reader read, if there is one and root asks.
+    pub(super) fn of_reader(reader: Option<(u32, u32)>) -> Self {
+        reader.filter(|_| is_root()).map_or_else(Self::default, Self::readable_by)
     }
 
     /// For a user alone.
@@ -100,6 +113,33 @@ pub(super) fn is_root() -> bool {
     owner_of(Path::new("/proc/self")).is_some_and(|(uid, _)| uid == 0)
 }
 
+/// Whether a file can be read by a user, if one is given, and by no more people than a mode says.
+pub(super) fn is_open_to(path: &Path, reader: Option<(u32, u32)>, mode: u32) -> bool {
+    let Ok(file) = fs::metadata(path) else { return false };
+    let bits = file.mode() & 0o777;
+    let can_read = reader.is_none_or(|(uid, gid)| {
+        uid == 0 || (file.uid() == uid && bits & 0o400 != 0) || (file.gid() == gid && bits & 0o040 != 0)
+    });
+    bits & !mode == 0 && can_read
+}
+
+/// Gives a file its mode and owner.
+pub(super) fn adjust(path: &Path, mode: u32, owner: Owner) -> Result<(), String> {
+    File::open(path).and_then(|file| give(&file, mode, owner)).map_err(|error| {
+        format!(
+            "cannot change the mode of {}: {error}\n  → run this as root, or as its owner",
+            path.display()
+        )
+    })
+}
+
+fn give(file: &File, mode: u32, owner: Owner) -> io::Result<()> {
+    if owner != Owner::default() {
+        fchown(file, owner.uid, owner.gid)?;
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
 /// What is in a file, `None` if there is none.
 pub(super) fn present(path: &Path) -> Result<Option<SecretString>, String> {
     match fs::read_to_string(path) {
@@ -136,10 +176,7 @@ pub(super) fn write(
         if !text.expose_secret().ends_with('\n') {
             file.write_all(b"\n")?;
         }
-        if owner != Owner::default() {
-            fchown(&file, owner.uid, owner.gid)?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        give(&file, mode, owner)?;
         file.sync_all()
     })();
     if let Err(error) = done {
@@ -176,14 +213,16 @@ mod tests {
 
     #[test]
     fn a_file_that_differs_is_never_replaced_unasked() {
-        assert_eq!(FileStep::of(None, Some("a"), false), FileStep::Write);
-        assert_eq!(FileStep::of(Some("a\n"), Some("a"), false), FileStep::Keep);
-        assert_eq!(FileStep::of(Some("a"), Some("a"), true), FileStep::Keep);
-        assert_eq!(FileStep::of(Some("a"), Some("b"), false), FileStep::Refuse);
-        assert_eq!(FileStep::of(Some("a"), Some("b"), true), FileStep::Replace);
+        let step = |present, wanted, may_replace| FileStep::of(present, wanted, true, may_replace);
+        assert_eq!(step(None, Some("a"), false), FileStep::Write);
+        assert_eq!(step(Some("a\n"), Some("a"), false), FileStep::Keep);
+        assert_eq!(step(Some("a"), Some("a"), true), FileStep::Keep);
+        assert_eq!(step(Some("a"), Some("b"), false), FileStep::Refuse);
+        assert_eq!(step(Some("a"), Some("b"), true), FileStep::Replace);
         // What is to be is not known yet, so it is another.
-        assert_eq!(FileStep::of(Some("a"), None, false), FileStep::Refuse);
-        assert_eq!(FileStep::of(None, None, false), FileStep::Write);
+        assert_eq!(step(Some("a"), None, false), FileStep::Refuse);
+        assert_eq!(step(None, None, false), FileStep::Write);
+        assert_eq!(FileStep::of(Some("a"), Some("a"), false, false), FileStep::Adjust);
     }
 
     #[test]
@@ -214,6 +253,25 @@ mod tests {
             fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(names.iter().filter(|path| yaml(path)).count(), 1, "{names:?}");
         assert_eq!(names.len(), 2, "{names:?}");
+    }
+
+    #[test]
+    fn a_file_is_open_to_its_reader_and_to_nobody_beyond_its_mode() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("secret");
+        fs::write(&path, "x").unwrap();
+        let (uid, gid) = owner_of(&path).unwrap();
+        let open = |mode, reader| {
+            adjust(&path, mode, Owner::default()).unwrap();
+            is_open_to(&path, reader, FOR_THE_GROUP)
+        };
+        assert!(open(0o640, None));
+        assert!(!open(0o644, None), "everybody reads it");
+        assert!(open(0o600, None));
+        assert!(open(0o640, Some((77_777, gid))));
+        assert!(!open(0o600, Some((77_777, gid))));
+        assert!(!open(0o640, Some((77_777, 77_777))));
+        assert!(open(0o400, Some((uid, 77_777))));
     }
 
     #[test]

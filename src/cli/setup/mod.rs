@@ -8,9 +8,12 @@ mod arguments;
 mod entry;
 mod files;
 mod oidc;
+mod plan;
 mod questions;
 mod service_config;
+mod show;
 mod synapse;
+mod webhook;
 mod wishes;
 
 use super::{
@@ -24,12 +27,13 @@ pub(super) async fn setup(global: &Global, verb: &Setup) -> Result<Exit, Exit> {
     match verb {
         Setup::Oidc(verb) => oidc::oidc(global, verb).await,
         Setup::Synapse(verb) => synapse::synapse(global, verb).await,
+        Setup::Webhook(verb) => webhook::webhook(global, verb).await,
     }
 }
 
 /// Asks whether to go on; `yes` was the answer already.
 fn confirm(yes: bool) -> Result<(), Exit> {
-    if yes || ask("Do it?") {
+    if yes || ask("Do it?", "--yes") {
         return Ok(());
     }
     complain("nothing was changed");

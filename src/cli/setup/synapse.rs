@@ -55,6 +55,7 @@ pub(super) async fn synapse(global: &Global, verb: &SynapseAdmin) -> Result<Exit
             || offer
                 && ask(
                     "Take Synapse's rate limit off for this account, so that many changes need not wait?",
+                    "--lift-rate-limit",
                 ));
     let replaces = make && wishes.token_file.exists();
     let plan = show_plan(&wishes, verb, present.as_ref().map(|(_, own)| own), lift, unlimited);

@@ -1,5 +1,6 @@
 //! From a document to [`Settings`]: every key is read, defaults are filled in, and what is wrong is collected.
 
+mod events;
 mod mapping;
 mod monitoring;
 mod off_boarding;
@@ -56,6 +57,8 @@ pub(super) fn settings(
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
     let monitoring = monitoring::monitoring(document.table("monitoring"));
+    let webhook = events::webhook(document.table("webhook"), env);
+    let notices = events::notices(document.table("notices"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -69,6 +72,8 @@ pub(super) fn settings(
         state,
         control,
         monitoring,
+        webhook: webhook?,
+        notices: notices?,
         log,
         _checked: Checked,
     })

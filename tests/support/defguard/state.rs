@@ -9,6 +9,7 @@ use super::{
     heap::Heap,
     oidc::Provider,
     person::{NewPerson, Row, ilike, is_phone, is_username},
+    webhooks::Webhook,
 };
 
 /// The recorded listing of 335 people.
@@ -84,6 +85,7 @@ pub struct State {
     pub groups: Vec<Group>,
     pub sessions: BTreeMap<String, Session>,
     pub tokens: BTreeMap<String, Token>,
+    pub webhooks: Vec<Webhook>,
     /// Whether the licence is there and active: API tokens need it.
     pub licence: bool,
     /// Whether the first-run wizard is still unfinished.
@@ -107,6 +109,7 @@ impl State {
             groups: vec![Group { id: 1, name: "admin".to_owned(), is_admin: true, members: BTreeSet::new() }],
             sessions: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            webhooks: Vec::new(),
             licence: false,
             wizard: false,
             version: "2.0.1+ea1a50c".to_owned(),

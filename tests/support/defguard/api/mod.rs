@@ -6,6 +6,7 @@ mod groups;
 mod misc;
 mod oauth;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -53,7 +54,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/oauth/authorize", get(oauth::authorize).post(oauth::consent))
         .route("/oauth/token", post(oauth::token))
         .route("/oauth/userinfo", get(oauth::userinfo))
-        .route("/oauth/discovery/keys", get(oauth::keys));
+        .route("/oauth/discovery/keys", get(oauth::keys))
+        .route("/webhook", get(webhooks::list).post(webhooks::add))
+        .route("/webhook/{id}", put(webhooks::put).post(webhooks::switch).delete(webhooks::delete));
     Router::new()
         .nest("/api/v1", v1)
         .route("/.well-known/openid-configuration", get(oauth::discovery))

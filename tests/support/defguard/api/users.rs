@@ -8,7 +8,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::{person::NewPerson, state::Refused};
+use super::super::{person::NewPerson, state::Refused, webhooks::Event};
 use super::{
     App, Paging, answer,
     caller::{Admin, Agent, Caller},
@@ -57,7 +57,11 @@ pub async fn create(_: Admin, _: Agent, State(shared): App, Json(new): Json<NewU
         totp_secret: None,
     });
     match created {
-        Ok(id) => answer(201, state.info(state.people.get(id).unwrap())),
+        Ok(id) => {
+            let info = state.info(state.people.get(id).unwrap());
+            shared.tell(Event::Created(info.clone()));
+            answer(201, info)
+        }
         Err(why) => refused(why, &new.username),
     }
 }
@@ -161,19 +165,26 @@ pub async fn put(
     if groups_change {
         state.set_groups(id, &known);
     }
+    // Also of a change by the person themselves, and if nothing is another than before.
+    shared.tell(Event::Modified(state.info(state.people.get(id).unwrap())));
     answer(200, Value::Null)
 }
 
+/// The event is sent before the row is gone for others.
 pub async fn delete(admin: Admin, _: Agent, State(shared): App, Path(username): Path<String>) -> Response {
-    let mut state = shared.state();
-    match state.id_of(&username) {
-        // With a capital, unlike the others.
-        None => message(404, &format!("User {username} not found")),
-        Some(id) if id == admin.id => answer(400, json!({})),
-        Some(id) => {
-            state.delete(id).unwrap();
-            answer(200, Value::Null)
-        }
+    // With a capital, unlike the others.
+    let unknown = || message(404, &format!("User {username} not found"));
+    let found = shared.state().id_of(&username);
+    let id = match found {
+        None => return unknown(),
+        Some(id) if id == admin.id => return answer(400, json!({})),
+        Some(id) => id,
+    };
+    shared.tell(Event::Deleted(username.clone()));
+    let _commit = shared.commit.lock().await;
+    match shared.state().delete(id) {
+        Ok(()) => answer(200, Value::Null),
+        Err(_) => unknown(),
     }
 }
 
