@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    alive::Alive,
     config::{
         DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts,
         homeserver_yaml::Facts,
@@ -33,6 +34,15 @@ impl Clock for SystemClock {
     }
 }
 
+/// Who is told of each request.
+#[derive(Debug, Clone, Default)]
+pub struct Observers {
+    /// Is given a sign at each try.
+    pub alive: Alive,
+    /// Counts the tries.
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
     Ok(Arc::new(defguard(settings, clock)?))
@@ -40,13 +50,13 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
 
 /// The same with all that can be asked of Defguard, beside the port.
 pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
-    defguard_counted(settings, clock, None)
+    observed_defguard(settings, clock, &Observers::default())
 }
 
-fn defguard_counted(
+fn observed_defguard(
     settings: &Settings,
     clock: Arc<dyn Clock>,
-    meter: Option<Arc<dyn Meter>>,
+    observers: &Observers,
 ) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
@@ -64,7 +74,8 @@ fn defguard_counted(
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
-        meter,
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
     Defguard::new(options, http, clock)
@@ -77,15 +88,16 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
 
 /// The same with all that can be asked of Synapse, for `check`.
 pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
-    synapse_counted(settings, None)
+    observed_synapse(settings, &Observers::default())
 }
 
-fn synapse_counted(settings: &Settings, meter: Option<Arc<dyn Meter>>) -> Result<Synapse, Failure> {
+fn observed_synapse(settings: &Settings, observers: &Observers) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
-        meter,
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
     let options =
@@ -213,7 +225,7 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store, None)
+    observed_engine(settings, templates, store, &Observers::default())
 }
 
 /// The same, with somebody who counts its requests.
@@ -223,8 +235,35 @@ pub fn counted_engine(
     store: Arc<dyn Store>,
     meter: Arc<dyn Meter>,
 ) -> Result<Engine, Failure> {
-    let homeserver = Arc::new(synapse_counted(settings, Some(Arc::clone(&meter)))?);
-    engine_on(settings, templates, homeserver, store, Some(meter))
+    observed_engine(settings, templates, store, &Observers { meter: Some(meter), ..Observers::default() })
+}
+
+/// The same, with all who observe its requests.
+pub fn observed_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    observers: &Observers,
+) -> Result<Engine, Failure> {
+    engine_on(settings, templates, Arc::new(observed_synapse(settings, observers)?), store, observers)
+}
+
+/// The daemon's engine for a config that was read again, on the same store.
+pub fn renewed(
+    engine: &Engine,
+    settings: &Settings,
+    templates: Templates,
+    observers: &Observers,
+) -> Result<Engine, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let templates = Arc::new(templates);
+    let engine = engine.renewed(
+        Arc::new(observed_defguard(settings, clock, observers)?),
+        Arc::new(observed_synapse(settings, observers)?),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
+        options(settings),
+    );
+    Ok(with_logins(engine, settings, templates))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -233,7 +272,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, None)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, &Observers::default())
 }
 
 fn engine_on(
@@ -241,20 +280,25 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
-    meter: Option<Arc<dyn Meter>>,
+    observers: &Observers,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let templates = Arc::new(templates);
     let engine = Engine::new(
-        Arc::new(defguard_counted(settings, Arc::clone(&clock), meter)?),
+        Arc::new(observed_defguard(settings, Arc::clone(&clock), observers)?),
         homeserver,
         store,
         clock,
         mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
     );
+    Ok(with_logins(engine, settings, templates))
+}
+
+/// Tells an engine how Synapse deals with logins.
+fn with_logins(engine: Engine, settings: &Settings, templates: Arc<Templates>) -> Engine {
     let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
-    Ok(engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes)))
+    engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes))
 }
 
 /// Where notices go, if they are wished.

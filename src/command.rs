@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         AdoptRequest, Adoption, BatchReport, Engine, Explanation, Forgotten, HandDone, Progress,
-        RebuildReport, RunReport, RunRequest, StepText,
+        RebuildReport, RunReport, RunRequest, Stage, StepText,
     },
     forecast::Forecasts,
     ports::{JournalFilter, Snapshot},
@@ -154,8 +154,12 @@ pub enum Line {
         /// All there are.
         total: usize,
     },
+    /// The work was taken on, and is done whether or not the asker stays.
+    Taken,
     /// The work waits until the run under way is done.
     Waiting,
+    /// Another part of the work begins.
+    Stage(Stage),
     /// The answer; the last line.
     Answer(Answer),
 }

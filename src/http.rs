@@ -17,7 +17,10 @@ use reqwest::{
 };
 use tokio::sync::Semaphore;
 
-use crate::domain::{Failure, FailureClass, Peer};
+use crate::{
+    alive::Alive,
+    domain::{Failure, FailureClass, Peer},
+};
 
 /// What is the same for every request to one server.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct HttpOptions {
     pub max_body: usize,
     /// Certificate authorities (PEM) that are trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
+    /// Is given a sign at each try.
+    pub alive: Alive,
     /// Who counts the requests.
     pub meter: Option<Arc<dyn Meter>>,
 }
@@ -47,6 +52,7 @@ impl Default for HttpOptions {
             pause: Duration::from_millis(500),
             max_body: 256 << 20,
             ca_pem: None,
+            alive: Alive::default(),
             meter: None,
         }
     }
@@ -92,7 +98,7 @@ impl TryResult {
 pub type EndpointOf = fn(&Method, &Url) -> &'static str;
 
 /// The longest pause that a server can make us take between two tries. Asked for more, we give up and say so.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How a failure begins whose request never left: nothing can have come of it.
 pub const NOT_SENT: &str = "could not connect";
@@ -181,6 +187,7 @@ impl Http {
         let (client, request) = request.build_split();
         let request = request.map_err(|error| transient(explain_transport(&error)))?;
         let endpoint = (self.endpoint_of)(request.method(), request.url());
+        self.options.alive.sign();
         let began = Instant::now();
         let answer = self.exchange(&client, request).await;
         if let Some(meter) = &self.options.meter {

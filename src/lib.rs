@@ -16,7 +16,8 @@
 //! - [`diagnosis`]: what can be wrong with the way in which the servers and this service are joined. Pure.
 //! - [`config`]: from the file to checked settings, with every mistake at once.
 //! - [`assemble`]: puts adapters and engine together.
-//! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, and its control socket.
+//! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, its control socket, and what it tells
+//!   systemd; [`alive`] is the sign of life that its work gives.
 //! - [`notices`]: what people are told in a Matrix room, and when.
 //! - [`command`], [`cli`]: what can be asked of it, and the verbs that ask.
 //!
@@ -34,6 +35,7 @@
 //! - Only what is ours is changed: accounts that carry our ownership marker or are linked, and on them only what we put
 //!   there.
 
+pub mod alive;
 pub mod assemble;
 pub mod cli;
 pub mod command;

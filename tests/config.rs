@@ -37,6 +37,15 @@ impl Ground {
             ground.secret(name, &format!("{MARK}-{name}\n"));
         }
         ground.secret("defguard-totp-secret", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n");
+        // As the unit hands them over: what is not there is a blank line.
+        for (name, text) in [
+            ("defguard-password", MARK),
+            ("synapse-token", MARK),
+            ("defguard-token", "\n"),
+            ("defguard-totp-secret", ""),
+        ] {
+            ground.secret(&format!("credentials/{name}"), text);
+        }
         ground
     }
 
@@ -67,9 +76,20 @@ impl Ground {
         config::check(&text, Path::new("config.toml"), env, now())
     }
 
-    /// The same config with some more lines; it must be without errors and warnings.
+    /// A config that must be without errors and warnings.
     fn good(&self, text: &str) -> Settings {
-        let (settings, findings) = self.check(text).unwrap_or_else(|findings| panic!("{}", show(&findings)));
+        self.good_in(text, &Environment::empty())
+    }
+
+    /// The same with systemd's credentials.
+    fn good_with_credentials(&self, text: &str) -> Settings {
+        let directory = self.path("credentials").display().to_string();
+        self.good_in(text, &Environment::empty().with("CREDENTIALS_DIRECTORY", directory))
+    }
+
+    fn good_in(&self, text: &str, env: &Environment) -> Settings {
+        let (settings, findings) =
+            self.check_in(text, env).unwrap_or_else(|findings| panic!("{}", show(&findings)));
         assert_eq!(findings, [], "{}", show(&findings));
         settings
     }
@@ -121,10 +141,10 @@ fn every_config_that_we_ship_loads_without_a_finding() {
     let mut seen = 0;
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_none_or(|kind| kind != "toml") {
+        if path.is_dir() {
             continue;
         }
-        ground.good(&redirected(&fs::read_to_string(&path).unwrap()));
+        ground.good_with_credentials(&redirected(&fs::read_to_string(&path).unwrap()));
         seen += 1;
     }
     assert!(seen > 0);
@@ -146,7 +166,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert!(spelled_out.lines().filter(|line| line.contains(" = ")).count() > 25);
     // Only the place where a template was written can differ.
     let values = |text: &str| {
-        let settings = ground.good(text);
+        let settings = ground.good_with_credentials(text);
         let Settings { defguard, scope, synapse, templates, accounts, schedule, state, control, log, .. } =
             settings;
         let templates =
@@ -157,23 +177,52 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert_eq!(values(&example), values(&spelled_out));
 }
 
-/// Every block of TOML in the README is a whole config, or its first line says `# fragment`, and then it belongs into
-/// one: it is put into a small config in the place of what that has.
 #[test]
-fn every_config_in_the_readme_loads() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let blocks: Vec<&str> =
-        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(!blocks.is_empty(), "the README shows no config");
+fn the_homeservers_own_config_can_be_a_systemd_credential() {
     let ground = Ground::new();
+    ground.secret("credentials/homeserver.yaml", HOMESERVER);
+    let small = small_with_files(&ground, &["x"], None);
+    let file = format!("{:?}", ground.path("x"));
+    let small = small.replace(&file, "\"$CREDENTIALS_DIRECTORY/homeserver.yaml\"");
+    let small = small.replace("\"$/", &format!("\"{}/", ground.root.path().display()));
+    let check = |env: &Environment| config::check(&small, Path::new("config.toml"), env, now());
+    let findings = check(&Environment::empty()).unwrap_err();
+    assert!(show(&findings).contains("LoadCredential=homeserver.yaml:"), "{}", show(&findings));
+    let small = small.lines().filter(|line| !line.contains("_file = ")).collect::<Vec<_>>().join("\n");
+    let env =
+        Environment::empty().with("CREDENTIALS_DIRECTORY", ground.path("credentials").display().to_string());
+    let (settings, _) = config::check(&small, Path::new("config.toml"), &env, now())
+        .unwrap_or_else(|findings| panic!("{}", show(&findings)));
+    assert_eq!(settings.synapse.auth_provider, "oidc-Defguard");
+}
+
+/// Every block of TOML in the README and in `docs/` is a whole config, or its first line says `# fragment`, and then it
+/// belongs into one: it is put into a small config in the place of what that has.
+#[test]
+fn every_config_in_the_documentation_loads() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md")];
+    files.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let pages: Vec<String> =
+        files.iter().filter(|file| file.is_file()).map(|file| fs::read_to_string(file).unwrap()).collect();
+    let blocks: Vec<&str> = pages
+        .iter()
+        .flat_map(|page| page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()))
+        .collect();
+    assert!(blocks.len() > 5, "the documentation shows hardly any config");
+    let ground = Ground::new();
+    ground.secret("credentials/homeserver.yaml", HOMESERVER);
     ground.write("homeserver.yaml", HOMESERVER);
     fs::create_dir(ground.path("conf.d")).unwrap();
     ground.write("conf.d/server_name.yaml", "server_name: example.com\n");
     for block in blocks {
         let text = redirected(block).replace("\"/etc/matrix-synapse", "\"$");
-        let text = if block.starts_with("# fragment") { completed(&text) } else { text };
-        ground.good(&text);
+        let text = text.replace("$CREDENTIALS_DIRECTORY/", "$/credentials/");
+        if block.starts_with("# fragment") {
+            ground.good(&completed(&text));
+        } else {
+            ground.good_with_credentials(&text);
+        }
     }
 }
 

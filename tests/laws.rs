@@ -285,6 +285,8 @@ fn round(trouble: Trouble) -> impl Strategy<Value = Round> {
             let second = prop::collection::btree_map(1_usize..50, Just(Fault::SecondRuns), 0..3);
             (prop_oneof![Just(BTreeMap::new()), faults()], second)
                 .prop_map(|(mut faults, second)| {
+                    // A lease lasts longer than a run, unless the clock jumps in the middle of it.
+                    faults.retain(|_, fault| !matches!(fault, Fault::Happens(Event::Clock(_))));
                     faults.extend(second);
                     faults
                 })
@@ -547,7 +549,10 @@ impl Player {
                     && Some(&digest) == held.digest.as_ref()
                 {
                     let report = self.play(&Round::approving(pass)).await.unwrap();
-                    assert_eq!(report.held, None, "what is approved of is done");
+                    // Only if something else is due by now it has to be approved of anew.
+                    if let Some(left) = report.held {
+                        assert!(!left.steps.is_subset(&held.steps), "what is approved of is done: {left:?}");
+                    }
                 }
             }
             if quiet == 3 {

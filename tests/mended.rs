@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use defguard_synapse_sync::{
     domain::{
-        Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, OnConflict, OnLeave, Peer,
+        Backoff, Change, Conflict, CreateMode, DefguardId, Failure, FailureClass, GuardLimits, OnConflict,
+        OnLeave, Peer,
     },
     engine::{Progress, RunReport, RunRequest},
     reconcile::{ByHand, Pass, State as Word},
@@ -67,11 +68,12 @@ fn an_account_that_turns_up_at_any_moment_of_a_run_is_never_linked() {
     now(async {
         for policies in [IN_TURN, Policies { create: CreateMode::OneRequest, ..IN_TURN }] {
             for at in 1..20 {
-                // What takes our ids off again fails once as well.
+                // What takes our ids off again fails once as well. (If the store cannot be written to at that moment, it is
+                // as with a crash: an account made in the same minutes cannot be told from our own.)
                 for cut in [None, Some(at + 1), Some(at + 2), Some(at + 3)] {
                     let world = world(&[joins("ann")]);
                     let mut faults = vec![(at, Fault::Happens(hand_made("ann")))];
-                    faults.extend(cut.map(|cut| (cut, Fault::Cut)));
+                    faults.extend(cut.map(|cut| (cut, Fault::RateLimited)));
                     faulty(&world, &policies, &faults).await;
                     if world.state().made.contains(&mxid("ann"))
                         || !world.state().accounts.contains_key(&mxid("ann"))
@@ -721,5 +723,173 @@ fn whoever_has_to_wait_for_a_run_is_told_so() {
         assert_eq!(waits.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         engine.explain("ann", &waits).await.unwrap();
         assert_eq!(waits.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    });
+}
+
+/// Limits that two people reach.
+const ONE_A_DAY: GuardLimits = GuardLimits { min_count: 1, percent: 0, max_count: 1, shrink_percent: 100 };
+
+fn names_go_round(ids: &[i64]) -> Event {
+    Event::NamesGoRound(ids.iter().copied().map(DefguardId).collect())
+}
+
+#[test]
+fn the_guard_comes_to_an_end_when_what_it_holds_keeps_others_waiting() {
+    now(async {
+        let policies = Policies { guard: ONE_A_DAY, ..IN_TURN };
+        let world = world(&[joins("ann"), joins("bob"), joins("cid")]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[names_go_round(&[1, 2])]);
+        let held = world.calm(&policies, Pass::Frequent).await.held.unwrap();
+        assert_eq!(held.steps.len(), 2);
+        // Cid waits for somebody whose change is held; without him the change of one alone is held.
+        happen(&world, &[names_go_round(&[1, 3, 2]), Event::Active(DefguardId(2), false)]);
+        let report = world.calm(&policies, Pass::Frequent).await;
+        assert_eq!(report.failure, None);
+        assert!(world.state().accounts[&mxid("bob")].summary.locked, "a hold delays nobody's lock");
+        for _ in 0..4 {
+            let Some(digest) = world.calm(&policies, Pass::Frequent).await.held.and_then(|held| held.digest)
+            else {
+                break;
+            };
+            let approval = RunRequest { approve: Some(digest), ..RunRequest::everybody(Pass::Frequent) };
+            world.run(&policies, &approval, BTreeMap::new()).await;
+        }
+        assert_eq!(world.calm(&policies, Pass::Frequent).await.held, None);
+        assert_eq!(opens(&world, "cid").as_deref(), Some("ann"));
+    });
+}
+
+#[test]
+fn a_login_on_an_account_that_only_its_marker_ties_to_somebody_can_be_taken() {
+    now(async {
+        let policies = IN_TURN;
+        let world = world(&[joins("ann"), joins("bob")]);
+        world.calm(&policies, Pass::Frequent).await;
+        // What we knew of Ann is lost, she is out of scope, and Bob has her username.
+        happen(&world, &[Event::LinkLost(DefguardId(1)), Event::Group(DefguardId(1), true)]);
+        happen(&world, &[names_go_round(&[1, 2])]);
+        let report = world.calm(&policies, Pass::Frequent).await;
+        assert!(report.people.iter().all(|person| person.failure.is_none()));
+        assert_eq!(opens(&world, "ann").as_deref(), Some("bob"));
+    });
+}
+
+#[test]
+fn whoever_takes_the_name_of_somebody_who_comes_back_does_not_open_their_account() {
+    now(async {
+        let policies = Policies { on_leave: OnLeave::Deactivate, ..IN_TURN };
+        let world = world(&[joins("ann"), joins("bob"), Event::Active(DefguardId(1), true)]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[Event::Active(DefguardId(1), false)]);
+        for _ in 0..3 {
+            world.calm(&policies, Pass::Frequent).await;
+        }
+        assert!(world.state().accounts[&mxid("ann")].summary.deactivated);
+        happen(&world, &[Event::Active(DefguardId(1), true), names_go_round(&[1, 2])]);
+        world.calm(&policies, Pass::Frequent).await;
+        assert!(!world.state().accounts[&mxid("ann")].summary.deactivated);
+        assert_eq!(opens(&world, "ann").as_deref(), Some("bob"));
+        world.calm(&policies, Pass::Frequent).await;
+        assert_eq!(opens(&world, "bob").as_deref(), Some("ann"));
+    });
+}
+
+#[test]
+fn a_login_that_is_washed_off_after_a_crash_is_not_named_by_the_link_any_more() {
+    now(async {
+        let policies = IN_TURN;
+        let start = world(&[joins("ann")]);
+        start.calm(&policies, Pass::Frequent).await;
+        happen(&start, &[joins("Ann")]);
+        start.calm(&policies, Pass::Frequent).await;
+        happen(&start, &[Event::Active(DefguardId(1), false), names_go_round(&[1, 2])]);
+        let probe = start.fork();
+        probe.calm(&policies, Pass::Frequent).await;
+        for at in 1..=probe.calls() {
+            let world = start.fork();
+            faulty(&world, &policies, &[(at, Fault::CrashBefore)]).await;
+            for _ in 0..2 {
+                world.calm(&policies, Pass::Frequent).await;
+            }
+            happen(&world, &[names_go_round(&[1, 2]), Event::Active(DefguardId(1), true)]);
+            for _ in 0..2 {
+                world.calm(&policies, Pass::Frequent).await;
+            }
+            assert_eq!(opens(&world, "ann").as_deref(), Some("ann"), "after a crash at {at}");
+        }
+    });
+}
+
+#[test]
+fn beside_another_daemon_nothing_is_made() {
+    now(async {
+        let start = world(&[joins("ann"), joins("bob")]);
+        let probe = start.fork();
+        probe.calm(&IN_TURN, Pass::Frequent).await;
+        for at in 1..=probe.calls() {
+            let world = start.fork();
+            faulty(&world, &IN_TURN, &[(at, Fault::SecondRuns)]).await;
+            let state = world.state();
+            for (localpart, id) in [("ann", 1), ("bob", 2)] {
+                let Some(account) = state.accounts.get(&mxid(localpart)) else { continue };
+                assert!(account.external_ids.contains(&marker(id)), "{localpart}, the other at {at}");
+                assert!(
+                    account.external_ids.contains(&login_id(localpart)),
+                    "{localpart}, the other at {at}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn an_old_copy_of_the_store_takes_nobody_elses_lock_off() {
+    now(async {
+        let policies = IN_TURN;
+        let world = world(&[joins("ann")]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[Event::Active(DefguardId(1), false)]);
+        world.calm(&policies, Pass::Frequent).await;
+        let old = world.state().memories[0].clone();
+        happen(&world, &[Event::Active(DefguardId(1), true)]);
+        world.calm(&policies, Pass::Frequent).await;
+        assert!(!world.state().accounts[&mxid("ann")].summary.locked);
+        happen(&world, &[Event::Locked("ann".to_owned(), true)]);
+        world.state().memories[0] = old;
+        let report = world.calm(&policies, Pass::Frequent).await;
+        assert!(world.state().accounts[&mxid("ann")].summary.locked);
+        assert_eq!(report.exit_code(), 4);
+        assert_eq!(report.held.unwrap().digest, None);
+    });
+}
+
+#[test]
+fn what_was_noted_while_the_clock_was_wrong_does_not_last() {
+    now(async {
+        let world = world(&[joins("ann")]);
+        let year = 60 * 24 * 365;
+        happen(&world, &[Event::Clock(year)]);
+        for at in 4..14 {
+            faulty(&world, &IN_TURN, &[(at, Fault::Refused)]).await;
+        }
+        happen(&world, &[Event::Clock(-year)]);
+        world.calm(&IN_TURN, Pass::Frequent).await;
+        assert_eq!(opens(&world, "ann").as_deref(), Some("ann"));
+    });
+}
+
+#[test]
+fn people_to_whom_nothing_is_done_do_not_keep_the_guard_holding() {
+    now(async {
+        let policies = Policies {
+            on_leave: OnLeave::Ignore,
+            guard: GuardLimits { shrink_percent: 0, ..ONE_A_DAY },
+            ..IN_TURN
+        };
+        let world = world(&[joins("ann"), joins("bob"), joins("cid")]);
+        world.calm(&policies, Pass::Frequent).await;
+        happen(&world, &[1, 2].map(|id| Event::Leaves(DefguardId(id))));
+        assert_eq!(world.calm(&policies, Pass::Frequent).await.held, None);
     });
 }

@@ -294,7 +294,8 @@ fn a_revert_that_is_cut_short_anywhere_can_be_begun_again() {
             for run in [last, last - 1] {
                 let wish = revert(run);
                 // Dies at that call, and is asked again by a fresh process.
-                let died = world.begin_script(BTreeMap::from([(at, Fault::CrashAfter)]));
+                let died = std::sync::Arc::new(tokio::sync::Notify::new());
+                world.begin_script(died.clone(), BTreeMap::from([(at, Fault::CrashAfter)]));
                 let engine = world.engine(&policies);
                 tokio::select! {
                     biased;
@@ -400,7 +401,7 @@ fn a_rebuild_that_is_cut_short_keeps_what_it_found_and_trusts_nothing_yet() {
         lose_the_store(&world);
         happen(&world, &[Event::Active(id(1), false)]);
         // The identity, two lists and our record come first.
-        world.begin_script(BTreeMap::from([(8, Fault::Cut)]));
+        world.begin_script(Default::default(), BTreeMap::from([(8, Fault::Cut)]));
         let report = world.engine(&policies).rebuild(false, &()).await.unwrap();
         world.end_script();
         assert_eq!((report.exit_code(), report.unreadable.len()), (3, 1), "{report:#?}");

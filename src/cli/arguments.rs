@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
-use crate::domain::Certainty;
+use crate::{config::LogFormat, domain::Certainty};
 
 use super::setup::Setup;
 
@@ -36,6 +37,25 @@ pub(super) struct Global {
     /// Print JSON for programs instead of tables for people
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Log to standard error in this form, as lines or as one JSON object a line, and not to systemd's journal
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(super) log_format: Option<GivenFormat>,
+}
+
+/// A form of the log that is asked for on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum GivenFormat {
+    Text,
+    Json,
+}
+
+impl From<GivenFormat> for LogFormat {
+    fn from(given: GivenFormat) -> Self {
+        match given {
+            GivenFormat::Text => Self::Text,
+            GivenFormat::Json => Self::Json,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,6 +108,24 @@ pub(super) enum Verb {
     /// Set up what the service needs in Defguard, in Synapse and on this machine
     #[command(subcommand)]
     Setup(Setup),
+    /// Make the man pages and the completions of shells
+    #[command(subcommand)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Generate {
+    /// Write one man page for the program and one for each verb
+    Man {
+        /// Where to; it is made if it is not there
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +139,13 @@ pub(super) struct Sync {
     /// Read every owned account and repair what the list of accounts does not show
     #[arg(long)]
     pub(super) full: bool,
+    /// Wait for the end, show how far it is and what was done, and end with the exit code of the run; this is the
+    /// default
+    #[arg(long, overrides_with = "no_wait")]
+    pub(super) wait: bool,
+    /// Only tell the daemon, and do not wait
+    #[arg(long, overrides_with = "wait", conflicts_with = "dry_run")]
+    pub(super) no_wait: bool,
 }
 
 #[derive(Debug, Args)]

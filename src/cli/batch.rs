@@ -46,7 +46,7 @@ async fn go(global: &Global, wish: Batch, yes: bool, dry_run: bool) -> Result<Ex
 }
 
 async fn batch(
-    session: &Session,
+    session: &Session<'_>,
     global: &Global,
     wish: &Batch,
     confirmed: bool,

@@ -31,7 +31,7 @@ pub(super) async fn forget(global: &Global, verb: &arguments::Forget) -> Result<
 }
 
 async fn answer(
-    session: &Session,
+    session: &Session<'_>,
     global: &Global,
     person: &str,
     confirmed: bool,

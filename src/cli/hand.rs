@@ -44,7 +44,7 @@ async fn go(global: &Global, wish: ByHand, yes: bool) -> Result<Exit, Exit> {
 }
 
 async fn by_hand(
-    session: &Session,
+    session: &Session<'_>,
     global: &Global,
     wish: &ByHand,
     confirmed: bool,

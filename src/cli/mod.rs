@@ -9,8 +9,10 @@ mod batch;
 mod check;
 mod explain;
 mod forget;
+mod generate;
 mod hand;
 mod journal;
+mod log;
 mod output;
 mod page;
 mod render;
@@ -30,7 +32,7 @@ use self::{
     output::Exit,
 };
 
-pub use self::sync::show as show_report;
+pub use self::{generate::command, sync::show as show_report};
 
 /// Reads the arguments, does what they say and gives the exit code.
 pub fn main() -> ExitCode {
@@ -73,5 +75,6 @@ async fn run_verb(arguments: &Arguments) -> Result<Exit, Exit> {
         Verb::Render(verb) => render::render(global, verb),
         Verb::Check(verb) => check::check(global, verb).await,
         Verb::Setup(verb) => setup::setup(global, verb).await,
+        Verb::Generate(verb) => generate::generate(verb),
     }
 }

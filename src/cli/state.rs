@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::{
     arguments::{Export, Global, Import, Rebuild},
+    log,
     output::{Exit, complain, complain_failure, say, say_json},
     page::{self, Page, person},
-    session::{Session, unexpected},
+    session::{self, Session, unexpected},
 };
 use crate::{
     command::{Answer, Command},
@@ -50,7 +51,8 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 }
 
 pub(super) fn import(global: &Global, verb: &Import) -> Result<Exit, Exit> {
-    let session = Session::open(global)?;
+    let (settings, _) = session::load(&global.config)?;
+    log::begin(&settings.log, global, false);
     let from = verb.file.display();
     let mut text = String::new();
     let read = if verb.file == Path::new("-") {
@@ -64,7 +66,7 @@ pub(super) fn import(global: &Global, verb: &Import) -> Result<Exit, Exit> {
             "{from}, {problem}\n  → give a whole file that `state export` wrote; nothing was imported"
         ))
     })?;
-    session.import(&snapshot).map_err(|failure| complain_failure(&failure))?;
+    session::import(&settings, &snapshot).map_err(|failure| complain_failure(&failure))?;
     tell(global, &snapshot, "Imported", &verb.file)?;
     if !global.json {
         say("The next run sees whether the homeserver knows later changes of it, and says what to do then.");

@@ -385,10 +385,8 @@ pub(super) fn place(file: &Path, node: &Node, key: &str) -> Place {
 pub(super) fn parse(file: &Path) -> Result<Vec<(&'static str, Node)>, Finding> {
     let bytes = std::fs::read(file).map_err(|error| unreadable(file, &explain_io(&error)))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable(file, "it is not UTF-8 text"))?;
-    yaml::parse(&text).map_err(|(position, why)| {
-        Place { file: file.to_owned(), position, key: String::new() }.error(
-            format!("this is not YAML: {why}"),
-            "Mend the homeserver's config; Synapse would not start with it either.",
-        )
+    yaml::parse(&text).map_err(|trouble| {
+        Place { file: file.to_owned(), position: trouble.position, key: String::new() }
+            .error(trouble.why, trouble.mend)
     })
 }

@@ -41,15 +41,25 @@ pub fn load(
 }
 
 /// Reads the templates of a config file only, for which neither the secrets nor the servers need be at hand.
-pub fn load_templates(path: &Path) -> Result<TemplateTexts, Vec<Finding>> {
+pub fn load_templates(path: &Path, env: &Environment) -> Result<TemplateTexts, Vec<Finding>> {
     let text = read(path)?;
     let mut document = raw::Document::parse(path, &text)?;
-    let texts = check::templates(&mut document);
+    let texts = check::templates(&mut document, env);
     let findings = document.findings();
     match texts {
         Some(texts) if !findings.iter().any(Finding::is_error) => Ok(texts),
         _ => Err(findings),
     }
+}
+
+/// Reads only what is needed to ask the daemon, for which neither the secrets nor the rest of the config need be in
+/// order.
+pub fn load_asking(path: &Path, env: &Environment) -> Result<(ControlSettings, LogSettings), Vec<Finding>> {
+    let text = read(path)?;
+    let mut document = raw::Document::parse(path, &text)?;
+    let settings = check::asking(&mut document, env);
+    let findings = document.findings();
+    if findings.iter().any(Finding::is_error) { Err(findings) } else { Ok(settings) }
 }
 
 fn read(path: &Path) -> Result<String, Vec<Finding>> {

@@ -37,12 +37,12 @@ pub struct Settings {
     pub state: StateSettings,
     /// How the other verbs reach the daemon.
     pub control: ControlSettings,
-    /// Where the daemon tells how it is.
-    pub monitoring: MonitoringSettings,
     /// Where Defguard's webhook is received, if it is.
     pub webhook: Option<WebhookSettings>,
     /// Where notices go, if they are wished.
     pub notices: Option<NoticeSettings>,
+    /// Where the daemon tells how it is.
+    pub monitoring: MonitoringSettings,
     /// What is logged.
     pub log: LogSettings,
     pub(super) _checked: Checked,
@@ -226,17 +226,6 @@ pub struct ControlSettings {
     pub socket: PathBuf,
 }
 
-/// `[monitoring]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MonitoringSettings {
-    /// Where metrics, health and the status page are served; `None`: nowhere.
-    pub listen: Option<SocketAddr>,
-    /// Whether the config names that address. If it does not, a daemon that cannot have the usual one goes without it.
-    pub listen_given: bool,
-    /// Whether the status page names people; otherwise it gives their numbers.
-    pub status_page_names: bool,
-}
-
 /// `[webhook]`, if something listens there.
 #[derive(Debug, Clone)]
 pub struct WebhookSettings {
@@ -257,6 +246,17 @@ pub struct NoticeSettings {
     pub room: OwnedRoomOrAliasId,
     /// For how long Defguard has to be unusable before that is told.
     pub unusable_after: Duration,
+}
+
+/// `[monitoring]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitoringSettings {
+    /// Where metrics, health and the status page are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether the config names that address. If it does not, a daemon that cannot have the usual one goes without it.
+    pub listen_given: bool,
+    /// Whether the status page names people; otherwise it gives their numbers.
+    pub status_page_names: bool,
 }
 
 /// `[log]`

@@ -20,8 +20,9 @@ impl Shared {
 
     /// The second tick after a moment, each as late as the jitter can make it.
     fn second_tick(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let (first, _) = self.timetable.next(after, 1.0)?;
-        self.timetable.next(first, 1.0).map(|(second, _)| second)
+        let timetable = self.timetable();
+        let (first, _) = timetable.next(after, 1.0)?;
+        timetable.next(first, 1.0).map(|(second, _)| second)
     }
 }
 
@@ -32,17 +33,18 @@ impl Watched for Shared {
 
     fn look(&self) -> Overview {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let engine = self.engine();
         Overview {
             now: self.clock.now(),
             started: self.started,
             working: self.working(),
-            next: *self.next.lock().unwrap_or_else(PoisonError::into_inner),
+            next: self.next(),
             running_since: *self.running_since.lock().unwrap_or_else(PoisonError::into_inner),
             waiting: self.queue.waiting().len(),
             success_due: self.second_tick(health.last_success.unwrap_or(self.started)),
             health,
-            off_boarding: self.engine.off_boarding().clone(),
-            memory: Memory::read(self.engine.store()),
+            off_boarding: engine.off_boarding().clone(),
+            memory: Memory::read(engine.store()),
             store_bytes: self.state_directory.as_deref().and_then(|directory| size_below(directory).ok()),
         }
     }

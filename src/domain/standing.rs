@@ -25,7 +25,7 @@ pub struct ConfigPrint {
 
 /// What the store knows about itself beside links and journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Standing {
     /// How often a run of this store was about to change something. The homeserver keeps the same number
     /// ([`ServiceRecord`]), so that an old copy of the store is noticed.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Engine, Explanation, PersonReport, Progress, RunReport, RunRequest,
+    Engine, Explanation, PersonReport, Progress, RunReport, RunRequest, Stage,
     apply::Applied,
     gather::Gathered,
     report::{steps_of, template_values},
@@ -87,6 +87,7 @@ impl Engine {
         request: &RunRequest,
         progress: &dyn Progress,
     ) -> Result<(), Failure> {
+        progress.stage(Stage::Reading);
         // Nothing is in hand yet, so a run that is asked to end ends at once.
         let Some(found) = self.stop.run_until_cancelled(self.find_out(report, request)).await else {
             report.interrupted = true;
@@ -114,6 +115,7 @@ impl Engine {
             if everybody {
                 self.keep_hold(&mut seen, held)?;
             }
+            progress.stage(Stage::Writing);
             let applied = self.apply(&seen, &plan, report.run, progress).await?;
             self.remember(&seen, plan.plan(), &applied, &concerned)?;
             report.interrupted = applied.interrupted;

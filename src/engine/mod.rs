@@ -44,7 +44,7 @@ pub use batch::{BatchPerson, BatchReport};
 pub use by_hand::HandDone;
 pub use memory::Forgotten;
 pub use rebuild::{Contradiction, RebuildReport, Target};
-pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
+pub use report::{Explanation, PersonReport, Progress, RunReport, Stage, StepText, Tally, TemplateValue};
 
 /// What the templates make of a person, on the homeserver of this name.
 pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;
@@ -138,7 +138,7 @@ pub struct Engine {
     /// Whether the record in our account data was looked at since the start.
     record_seen: AtomicBool,
     /// Runs and changes by hand never overlap.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -163,8 +163,37 @@ impl Engine {
             stop: CancellationToken::new(),
             homeserver_info: Mutex::new(None),
             record_seen: AtomicBool::new(false),
-            turn: Mutex::new(()),
+            turn: Arc::new(Mutex::new(())),
         }
+    }
+
+    /// The engine for a config that was read again, on the same store. It shares its turn and its end with this one, so
+    /// that a run of the one and a run of the other never overlap.
+    pub fn renewed(
+        &self,
+        directory: Arc<dyn Directory>,
+        homeserver: Arc<dyn Homeserver>,
+        mapper: Mapper,
+        options: Options,
+    ) -> Self {
+        Self {
+            stop: self.stop.clone(),
+            turn: Arc::clone(&self.turn),
+            ..Self::new(
+                directory,
+                homeserver,
+                Arc::clone(&self.store),
+                Arc::clone(&self.clock),
+                mapper,
+                options,
+            )
+        }
+    }
+
+    /// Tries both servers, and says of each that does not answer as it should why not.
+    pub async fn first_contact(&self) -> Vec<Failure> {
+        let (homeserver, directory) = tokio::join!(self.homeserver_info(), self.directory.own_username());
+        [homeserver.err(), directory.err()].into_iter().flatten().collect()
     }
 
     /// Tells how Synapse deals with logins, and what the templates make of their claims, for forecasts; without it

@@ -16,11 +16,27 @@ use crate::{
 
 /// Told how the work goes on.
 pub trait Progress: Send + Sync {
+    /// The work was taken on, and is done whether or not somebody waits for it.
+    fn taken(&self) {}
+
     /// The work waits until the run under way is done.
     fn waiting(&self) {}
 
+    /// Another part of the work begins.
+    fn stage(&self, _stage: Stage) {}
+
     /// `done` of `total` groups are done.
     fn step(&self, done: usize, total: usize);
+}
+
+/// The parts of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Both servers are read, and it is decided what to do.
+    Reading,
+    /// What was decided is done.
+    Writing,
 }
 
 impl Progress for () {
@@ -202,6 +218,26 @@ impl RunReport {
             text = format!("{text}; the list of people was incomplete ({})", why.join("; "));
         }
         text
+    }
+
+    /// Logs its outcome. What was done for whom was logged when it was done.
+    pub fn log(&self) {
+        let run = self.run.map(|run| run.0);
+        // Who failed while something was done for them was logged then, too.
+        for about in self.people.iter().filter(|about| about.steps.is_empty()) {
+            if let Some(failure) = &about.failure {
+                let (person, mxid) = (about.id.0, about.mxid.as_ref().map(tracing::field::display));
+                tracing::warn!(run, person, mxid, action = "failed", "failed: {failure}");
+            }
+        }
+        let summary = self.summary();
+        match (self.exit_code(), &self.failure) {
+            (0, _) => tracing::info!(run, "sync done: {summary}"),
+            (code, Some(failure)) => {
+                tracing::error!(run, code, mend = failure.mend.as_deref(), "sync failed: {summary}");
+            }
+            (code, None) => tracing::warn!(run, code, "sync done in part: {summary}"),
+        }
     }
 
     /// What is kept of it in the store.

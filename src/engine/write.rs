@@ -174,8 +174,10 @@ impl Writer<'_> {
             return check(&written.account, full).map_err(Undone::Failed);
         }
         // Somebody else made it between our look and our write: it is not ours, so our ids come off again.
-        self.disown(id)?;
+        // They come off even if that cannot be written down: left there, they would say that it is ours.
+        let disowned = self.disown(id);
         self.take_back(mxid, &full.external_ids.clone().unwrap_or_default()).await?;
+        disowned?;
         Err(Undone::Failed(
             Failure::new(
                 Peer::Synapse,

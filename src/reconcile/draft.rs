@@ -115,6 +115,14 @@ impl Draft {
         own.into_iter().chain(washed)
     }
 
+    /// The link does not name a login any more that leaves the account.
+    fn forget_logins(&mut self, gone: &BTreeSet<ExternalId>) {
+        if let Some(link) = &mut self.link {
+            let names = |own: &Subject| gone.iter().any(|id| id.external_id == own.as_str());
+            link.subject = link.subject.take().filter(|own| !names(own));
+        }
+    }
+
     fn has_work(&self) -> bool {
         self.new
             || !self.gains.is_empty()
@@ -237,14 +245,7 @@ fn hand_over(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
             }
             continue;
         }
-        if let Some(link) = &mut draft.link
-            && link
-                .subject
-                .as_ref()
-                .is_some_and(|own| things.ids.iter().any(|id| id.external_id == own.as_str()))
-        {
-            link.subject = None;
-        }
+        draft.forget_logins(&things.ids);
         draft.drops.ids.extend(things.ids);
         draft.drops.emails.extend(things.emails);
     }
@@ -338,6 +339,8 @@ fn loose_end(
     let draft =
         drafts.entry(owner).or_insert_with(|| Draft::of(owner, view.scene.links.get(&owner), State::InStep));
     if !draft.is_undecided() {
+        // Or nobody would notice when it is due again.
+        draft.forget_logins(&BTreeSet::from([moved.id.clone()]));
         draft.drops.ids.insert(moved.id.clone());
     }
     Ok(Some(owner))

@@ -41,7 +41,7 @@ pub(super) fn stay(view: &View<'_>, link: &Link, summary: &AccountSummary) -> Fa
     let life = &mut fate.lifecycle;
     life.away = None;
     let harm = Harm::Restore;
-    if view.is_held(link.id, harm) {
+    if life.is_off_boarded() && view.is_held(link.id, harm) {
         return fate.note(Note::Held { harm });
     }
     if let Some(ours) = life.deactivated.take()

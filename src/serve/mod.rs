@@ -7,4 +7,5 @@ pub mod metrics;
 pub mod monitor;
 pub mod overview;
 pub mod page;
+pub mod systemd;
 pub mod webhook;

@@ -25,7 +25,7 @@ use sled::{
 
 use self::{
     codec::{decode, encode, key_person, person_key, unreadable},
-    place::Place,
+    place::{Counter, Place},
 };
 pub use self::{
     nothing::Nothing,
@@ -50,6 +50,7 @@ const META: &str = "meta";
 const KEY_PAIR: &[u8] = b"pair";
 const KEY_STANDING: &[u8] = b"standing";
 const KEY_NEXT_RUN: &[u8] = b"next_run";
+const KEY_FLUSHES: &[u8] = b"flushes";
 /// How many lines are removed in one go.
 const PRUNE_BATCH: usize = 1000;
 
@@ -62,6 +63,7 @@ pub struct SledStore {
     /// The key of the next journal line. Held during a transaction, so that lines are in the order of their keys and
     /// no two have the same.
     next_entry: Mutex<u64>,
+    counter: Mutex<Counter>,
     /// Declared last, so that the directory is given free only after the database is closed.
     place: Place,
 }
@@ -98,11 +100,17 @@ impl Trees {
             .any(|tree| !tree.is_empty())
     }
 
+    /// How often the database was flushed, as it says itself.
+    fn flushes(&self) -> Result<u64, Failure> {
+        let stored = self.meta.get(KEY_FLUSHES).map_err(failed("reading how often the store was flushed"))?;
+        Ok(flushes(stored.as_deref()))
+    }
+
     /// The key behind the last journal line.
     fn next_entry(&self) -> Result<u64, Failure> {
         match self.journal.last().map_err(failed("reading the end of the journal"))? {
             None => Ok(0),
-            Some((key, _)) => number(JOURNAL, &key).map(|last| last + 1),
+            Some((key, _)) => number(JOURNAL, &key).map(|last| last.saturating_add(1)),
         }
     }
 }
@@ -125,6 +133,11 @@ fn number(tree: &str, key: &[u8]) -> Result<u64, Failure> {
     <[u8; 8]>::try_from(key)
         .map(u64::from_be_bytes)
         .map_err(|_| unreadable(tree, key, "its key is no number"))
+}
+
+/// A count of flushes; what is no such count counts for nothing.
+fn flushes(stored: Option<&[u8]>) -> u64 {
+    stored.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 /// Reads all values of a tree of people; `belongs` tells whether a value is the one of its key.
@@ -163,9 +176,14 @@ impl SledStore {
         self.db.size_on_disk().map_err(failed("measuring the store"))
     }
 
+    /// Flushes what was written. The count of flushes goes into the log behind what was written, and beside the database
+    /// once that is on disk. If the database is later found with a smaller one, it has lost its end.
     fn flush(&self) -> Result<(), Failure> {
-        self.db.flush().map_err(failed("flushing the store to disk"))?;
-        Ok(())
+        let what = "flushing the store to disk";
+        let more = |stored: Option<&[u8]>| Some(flushes(stored).saturating_add(1).to_be_bytes().to_vec());
+        let counted = self.trees.meta.update_and_fetch(KEY_FLUSHES, more).map_err(failed(what))?;
+        self.db.flush().map_err(failed(what))?;
+        self.counter.lock().unwrap_or_else(PoisonError::into_inner).note(flushes(counted.as_deref()))
     }
 
     /// Removes what `old` is true of. A value that cannot be read stays, and is reported after the rest is done.
@@ -301,11 +319,17 @@ impl Store for SledStore {
     fn next_run(&self) -> Result<RunId, Failure> {
         let what = "numbering the run";
         let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
+        let kept = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
             Some(bytes) => decode(META, KEY_NEXT_RUN, &bytes)?,
             None => 1_u64,
         };
-        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &(next + 1))?).map_err(failed(what))?;
+        // No number is given twice, whatever is kept: it would replace the record of another run.
+        let last = match self.trees.runs.last().map_err(failed(what))? {
+            Some((key, _)) => number(RUNS, &key)?,
+            None => 0,
+        };
+        let next = kept.max(last.saturating_add(1));
+        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &next.saturating_add(1))?).map_err(failed(what))?;
         self.flush()?;
         Ok(RunId(next))
     }

@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod check;
+mod docs;
 mod explain;
+mod generate;
+mod journald;
 mod misconfigured;
+mod notify;
 mod render;
 mod secrets;
 mod setup;
 mod socket;
 mod undo;
+mod unprivileged;
 mod usage;
 mod verbs;
 

@@ -59,10 +59,10 @@ catch_up = false
 directory = "$HOME/state"
 [control]
 socket = "$HOME/control.sock"
-[monitoring]
-listen = "off"
 [webhook]
 [notices]
+[monitoring]
+listen = "off"
 "#;
 
 pub struct Ground {

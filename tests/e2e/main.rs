@@ -13,13 +13,16 @@ mod everybody;
 mod faults;
 mod ground;
 mod guard;
+mod hazards;
 mod killed;
+mod killed_leaving;
 mod leaving;
 mod monitoring;
 mod names;
 mod notices;
 mod process;
 mod profile;
+mod stream;
 mod undo;
 mod webhook;
 

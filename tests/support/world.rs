@@ -302,6 +302,7 @@ struct Script {
     calls: usize,
     readings: usize,
     faults: BTreeMap<usize, Fault>,
+    running: bool,
     dead: bool,
     died: Arc<Notify>,
     hit: usize,
@@ -320,8 +321,6 @@ pub struct State {
     /// Synapse's cache of look-ups by external id.
     pub cache: BTreeMap<ExternalId, Option<Mxid>>,
     pub open_registration: bool,
-    /// The auth provider of logins in the config, `oidc-<idp_id>`.
-    pub provider: String,
     /// What our clock shows.
     pub now: DateTime<Utc>,
     /// How far our clock is ahead of that of the homeserver.
@@ -346,6 +345,8 @@ pub struct State {
     pub pushers: BTreeMap<Mxid, BTreeSet<String>>,
     /// Where devices were logged out by us.
     pub ended: Vec<Ended>,
+    /// The auth provider of logins in the config, `oidc-<idp_id>`.
+    pub provider: String,
     /// Our own account data on the homeserver.
     pub record: Option<ServiceRecord>,
     /// The devices that are logged in to accounts.
@@ -460,7 +461,6 @@ impl World {
             accounts: BTreeMap::new(),
             cache: BTreeMap::new(),
             open_registration: false,
-            provider: PROVIDER.to_owned(),
             memories: [Memory::empty("first"), Memory::empty("second")],
             scripts: [Script::default(), Script::default()],
             policies: Policies::default(),
@@ -477,6 +477,7 @@ impl World {
             leaving: BTreeMap::new(),
             pushers: BTreeMap::new(),
             ended: Vec::new(),
+            provider: PROVIDER.to_owned(),
             record: None,
             sessions: BTreeMap::new(),
             stored: 0,
@@ -611,16 +612,6 @@ impl World {
         done && !died
     }
 
-    /// From now on calls are counted, and this goes wrong at them.
-    pub fn begin_script(&self, faults: BTreeMap<usize, Fault>) -> Arc<Notify> {
-        self.state().begin(self.who, faults)
-    }
-
-    /// Nothing goes wrong any more.
-    pub fn end_script(&self) {
-        self.state().end(self.who);
-    }
-
     /// A run of a fresh process of the second daemon, from beginning to end while everything else stands still.
     pub fn second_runs(&self) {
         let (second, policies) = (self.second(), self.state().policies);
@@ -639,6 +630,18 @@ impl World {
             }
         };
         std::thread::spawn(run).join().unwrap();
+    }
+
+    /// From now on calls are counted, and this goes wrong at them.
+    pub fn begin_script(&self, died: Arc<Notify>, faults: BTreeMap<usize, Fault>) {
+        let mut state = self.state();
+        state.begin(self.who, faults);
+        state.scripts[self.who].died = died;
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn end_script(&self) {
+        self.state().end(self.who);
     }
 
     /// A run without faults for everybody.
@@ -757,7 +760,7 @@ impl State {
         let died = Arc::new(Notify::new());
         let mut before = std::mem::take(&mut self.scripts[who].faults);
         before.extend(faults);
-        self.scripts[who] = Script { faults: before, died: died.clone(), ..Script::default() };
+        self.scripts[who] = Script { faults: before, running: true, died: died.clone(), ..Script::default() };
         died
     }
 
@@ -765,6 +768,7 @@ impl State {
     fn end(&mut self, who: usize) -> bool {
         let script = &mut self.scripts[who];
         script.faults.clear();
+        script.running = false;
         std::mem::take(&mut script.dead)
     }
 
@@ -1235,7 +1239,9 @@ impl State {
         if self.accounts.contains_key(&mxid) || self.is_just_being_made(&mxid) {
             return;
         }
-        let mut made = account(localpart, self.synapse_now());
+        // What is made between two runs was not made in the minutes of the next one.
+        let ago = if self.scripts[0].running { TimeDelta::zero() } else { TimeDelta::minutes(25) };
+        let mut made = account(localpart, self.synapse_now() - ago);
         match kind {
             Kind::Plain => {}
             Kind::Admin => made.summary.admin = true,
@@ -1591,33 +1597,38 @@ impl Store for World {
     }
 
     fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure> {
-        let kept = self.remembered(|memory| Kept {
-            lines: memory.journal.iter().filter(|entry| entry.id == id).count(),
-            conflicts: memory.standoffs.contains_key(&id),
-            failures: memory.backoff.contains_key(&id),
-        })?;
+        let kept = {
+            let state = self.state();
+            let memory = &state.memories[self.who];
+            Kept {
+                lines: memory.journal.iter().filter(|entry| entry.id == id).count(),
+                conflicts: memory.standoffs.contains_key(&id),
+                failures: memory.backoff.contains_key(&id),
+            }
+        };
         if !dry_run {
-            self.stored(|memory| {
-                memory.journal.retain(|entry| entry.id != id);
-                memory.standoffs.remove(&id);
-                memory.backoff.remove(&id);
+            self.stored(|state| {
+                state.journal.retain(|entry| entry.id != id);
+                state.standoffs.remove(&id);
+                state.backoff.remove(&id);
             })?;
         }
         Ok(kept)
     }
 
     fn snapshot(&self) -> Result<Snapshot, Failure> {
-        self.remembered(|memory| Snapshot {
-            store: memory.store_id.clone(),
+        let state = &self.state().memories[self.who];
+        Ok(Snapshot {
+            store: state.store_id.clone(),
             pair: None,
-            next_run: memory.next_run,
-            standing: memory.standing.clone(),
-            links: memory.links.values().cloned().collect(),
-            intents: memory.intents.values().cloned().collect(),
-            backoff: memory.backoff.clone(),
-            standoffs: memory.standoffs.clone(),
-            runs: memory.runs.clone(),
-            journal: memory.journal.clone(),
+            next_run: state.next_run,
+            standing: state.standing.clone(),
+            links: state.links.values().cloned().collect(),
+            intents: state.intents.values().cloned().collect(),
+            backoff: state.backoff.clone(),
+            standoffs: state.standoffs.clone(),
+            runs: state.runs.clone(),
+            journal: state.journal.clone(),
         })
     }
 }

@@ -50,7 +50,7 @@ async fn daemon(socket: &Path) -> Finding {
             Finding::ok(
                 Kind::Daemon,
                 "daemon",
-                format!("up{since}; a config that was changed counts when it is restarted"),
+                format!("up{since}; a config that was changed counts after a reload (SIGHUP) or a restart"),
             )
         }
         Ok(Some(_)) => Finding::warning(

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use self::gather::{OfDefguard, OfSynapse};
 use super::{
     arguments::{Check, Global},
+    log,
     output::Exit,
-    session::{self, Session},
+    session,
 };
 use crate::{
     assemble,
@@ -32,7 +33,7 @@ pub(super) async fn check(global: &Global, verb: &Check) -> Result<Exit, Exit> {
             return Err(Exit::Usage);
         }
     };
-    session::log(&settings, false);
+    log::begin(&settings.log, global, false);
     let mut findings: Vec<Finding> = warnings.iter().map(Finding::from).collect();
     findings.push(Finding::ok(Kind::Config, "config", format!("{} can be used", global.config.display())));
     machine::look(&mut findings, &settings).await;
@@ -49,16 +50,15 @@ pub(super) async fn check(global: &Global, verb: &Check) -> Result<Exit, Exit> {
     }));
     let reachable = synapse.info.is_ok() && defguard.people.is_ok();
     of_people(&mut findings, &settings, &templates, &synapse, &defguard);
-    let session = Session::of(settings);
     let mut logins = None;
     if reachable {
-        let active = active(session.settings(), &defguard).iter().map(|person| person.id).collect();
-        of_links(&mut findings, &session, &active).await;
+        let active = active(&settings, &defguard).iter().map(|person| person.id).collect();
+        of_links(&mut findings, &settings, &active).await;
         if verb.people {
-            logins = of_logins(&mut findings, &session).await;
+            logins = of_logins(&mut findings, &settings).await;
         }
     }
-    of_notices(&mut findings, session.settings()).await;
+    of_notices(&mut findings, &settings).await;
     show::give(global, verb, &findings, logins.as_ref())?;
     let worst = findings.iter().map(|finding| finding.level).max();
     Ok(if worst == Some(Level::Error) { Exit::Unusable } else { Exit::Done })
@@ -275,11 +275,11 @@ fn of_people(
 }
 
 /// Who is provisioned stands in the store, which belongs to the daemon if one is running.
-async fn of_links(findings: &mut Vec<Finding>, session: &Session, active: &BTreeSet<DefguardId>) {
-    match session.try_answer(&Command::Status).await {
+async fn of_links(findings: &mut Vec<Finding>, settings: &Settings, active: &BTreeSet<DefguardId>) {
+    match session::ask_quietly(settings, &Command::Status).await {
         Ok(Answer::Status(status)) => {
             let provisioned = status.links.keys().filter(|id| active.contains(id)).count();
-            let facts = session.settings().synapse.homeserver.as_ref();
+            let facts = settings.synapse.homeserver.as_ref();
             findings.extend(judge::judge_provisioning(facts, provisioned, active.len()));
         }
         Ok(_) => {}
@@ -289,9 +289,9 @@ async fn of_links(findings: &mut Vec<Finding>, session: &Session, active: &BTree
     }
 }
 
-async fn of_logins(findings: &mut Vec<Finding>, session: &Session) -> Option<Forecasts> {
+async fn of_logins(findings: &mut Vec<Finding>, settings: &Settings) -> Option<Forecasts> {
     let command = Command::Logins { only: BTreeSet::new() };
-    let failure = match session.try_answer(&command).await {
+    let failure = match session::ask_quietly(settings, &command).await {
         Ok(Answer::Logins(forecasts)) => {
             findings.push(judge::judge_logins(&forecasts));
             return Some(*forecasts);

@@ -9,6 +9,7 @@ use crate::{
     assemble::{self, SystemClock},
     cli::{
         arguments::Global,
+        log,
         output::{Exit, ask, complain, complain_failure, say, say_json},
         session,
     },
@@ -40,7 +41,7 @@ enum Outcome {
 /// Registers the webhook, or corrects it.
 pub(super) async fn webhook(global: &Global, verb: &Verb) -> Result<Exit, Exit> {
     let (settings, _) = session::load(&global.config)?;
-    session::log(&settings, false);
+    log::begin(&settings.log, global, false);
     let Some(wanted) = &settings.webhook else {
         complain(&format!(
             "error: {}: there is no webhook to register\n  → give `webhook.listen` and `webhook.token_file`, and \

@@ -181,7 +181,7 @@ pub(super) fn synapse(mut table: Table<'_, '_>, env: &Environment) -> (Option<Sy
         CreateMode::Auto,
     );
     let idp_id = table.text("idp_id");
-    let origin = mapping::origin(&mut table, idp_id.as_ref());
+    let origin = mapping::origin(&mut table, idp_id.as_ref(), env);
     let auth_provider = mapping::auth_provider(&mut table, idp_id, &origin);
     table.close();
     let (server_name, homeserver) = match &origin {

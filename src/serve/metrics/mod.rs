@@ -31,7 +31,10 @@ use self::{
         ActionLabels, Build, EndpointLabels, Kind, RequestLabels, RetryLabels, RunLabels, WebhookLabels,
     },
 };
-use super::overview::Overview;
+use super::{
+    overview::Overview,
+    webhook::{self, Outcome},
+};
 use crate::{
     domain::{Change, FailureClass, Peer},
     engine::{PersonReport, RunReport},
@@ -76,6 +79,18 @@ pub struct Metrics {
     gauges: Gauges,
     /// What is looked at is set and written out by one asker at a time.
     turn: Mutex<()>,
+}
+
+impl webhook::Counter for Metrics {
+    fn count(&self, outcome: Outcome) {
+        self.webhook(match outcome {
+            Outcome::Accepted => WebhookResult::accepted,
+            Outcome::Unauthorised => WebhookResult::unauthorized,
+            Outcome::TooLarge => WebhookResult::too_large,
+            Outcome::Malformed => WebhookResult::malformed,
+            Outcome::Limited => WebhookResult::limited,
+        });
+    }
 }
 
 impl Metrics {

@@ -8,10 +8,7 @@ mod limits;
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -78,21 +75,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Accepted, Self::Unauthorised, Self::TooLarge, Self::Malformed, Self::Limited];
-
-    /// In one word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Unauthorised => "unauthorised",
-            Self::TooLarge => "too_large",
-            Self::Malformed => "malformed",
-            Self::Limited => "limited",
-        }
-    }
-
     fn status(self) -> StatusCode {
         match self {
             Self::Accepted => StatusCode::ACCEPTED,
@@ -104,19 +86,10 @@ impl Outcome {
     }
 }
 
-/// How many deliveries there were since the start, by outcome.
-#[derive(Debug, Default)]
-pub struct Deliveries([AtomicU64; Outcome::ALL.len()]);
-
-impl Deliveries {
-    fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The number of each outcome.
-    pub fn counts(&self) -> [(Outcome, u64); Outcome::ALL.len()] {
-        Outcome::ALL.map(|outcome| (outcome, self.0[outcome as usize].load(Ordering::Relaxed)))
-    }
+/// Whoever counts deliveries.
+pub trait Counter: Send + Sync {
+    /// One came.
+    fn count(&self, outcome: Outcome);
 }
 
 /// What was asked for by events and not given out yet, shared by the receiver and the one who does it.
@@ -187,7 +160,7 @@ struct Receiver {
     /// The hash of the token, so that a comparison tells nothing of its length either.
     token: [u8; 32],
     hints: Arc<Hints>,
-    deliveries: Arc<Deliveries>,
+    counter: Arc<dyn Counter>,
     places: Semaphore,
     known: Mutex<Bucket>,
     unknown: Mutex<Bucket>,
@@ -200,7 +173,7 @@ impl Webhook {
         listen: SocketAddr,
         token: &SecretString,
         hints: Arc<Hints>,
-        deliveries: Arc<Deliveries>,
+        counter: Arc<dyn Counter>,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             Failure::new(
@@ -214,7 +187,7 @@ impl Webhook {
         let receiver = Arc::new(Receiver {
             token: hash(token.expose_secret()),
             hints,
-            deliveries,
+            counter,
             places: Semaphore::new(AT_ONCE),
             known: Mutex::new(Bucket::new(KNOWN.0, KNOWN.1)),
             unknown: Mutex::new(Bucket::new(UNKNOWN.0, UNKNOWN.1)),
@@ -243,7 +216,7 @@ fn hash(token: &str) -> [u8; 32] {
 
 async fn deliver(State(receiver): State<Arc<Receiver>>, request: Request) -> Response {
     let outcome = receiver.receive(request).await;
-    receiver.deliveries.count(outcome);
+    receiver.counter.count(outcome);
     let status = outcome.status();
     if outcome == Outcome::Unauthorised {
         return (status, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();

@@ -27,6 +27,7 @@ use url::Url;
 #[allow(unused_imports, reason = "each test program uses a part")]
 pub use self::{
     faults::{Action, Fault, Faults},
+    heap::Heap,
     oidc::App,
     person::{NewPerson, Row},
     server::Request,

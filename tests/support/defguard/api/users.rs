@@ -24,11 +24,13 @@ pub async fn list(_: Admin, State(shared): App, Query(paging): Query<Paging>) ->
     let (page, size) = paging.of();
     let (skip, take) = (usize::try_from((page - 1) * size).unwrap(), usize::try_from(size).unwrap());
     let data = state.people.rows().skip(skip).take(take).map(|row| state.info(row)).collect();
+    let ids: Vec<i64> = state.people.rows().skip(skip).take(take).map(|row| row.id).collect();
     let response = paginated(data, page, size, state.people.len());
     let hook = shared.faults.lock().unwrap().take_hook(page);
     if let Some(hook) = hook {
         hook(&mut state);
     }
+    shared.faults.lock().unwrap().watch(&mut state, page, &ids);
     response
 }
 
