@@ -265,7 +265,7 @@ impl<'a> View<'a> {
             Some(owner) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::SubjectTwins { people })),
                 None if self.gives_up_subject(owner, account, subject, id) => {
-                    self.from_unless(owner, Harm::Relink)
+                    self.taken_unless_held(owner, Harm::Relink)
                 }
                 None => Ok(Claim::Blocked(Conflict::UsernameReused { mxid, owner })),
             },
@@ -298,14 +298,14 @@ impl<'a> View<'a> {
             (Some(owner), _) if owner == id => Ok(Claim::Free),
             (Some(owner), Some(account)) if self.gives_up_email(owner, account, email) => match twins {
                 Some(people) => Ok(Claim::Blocked(Conflict::EmailTwins { people })),
-                None => self.from_unless(owner, Harm::Email),
+                None => self.taken_unless_held(owner, Harm::Email),
             },
             (owner, _) => Ok(Claim::Blocked(Conflict::EmailTaken { mxid: mxid.clone(), owner })),
         }
     }
 
     /// It comes from `owner`, unless nothing can be done with them now, or the guard keeps back what they would lose.
-    fn from_unless(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
+    fn taken_unless_held(&self, owner: DefguardId, harm: Harm) -> Result<Claim, Stop> {
         let waits = self.scene.postponed.contains(&owner) || self.is_held(owner, harm);
         if waits { Err(Stop::Waits(owner)) } else { Ok(Claim::From(owner)) }
     }
