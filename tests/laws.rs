@@ -549,8 +549,8 @@ impl Player {
                     && Some(&digest) == held.digest.as_ref()
                 {
                     let report = self.play(&Round::approving(pass)).await.unwrap();
-                    // Only if something else is due by now it has to be approved of anew.
-                    if let Some(left) = report.held {
+                    // Something else can be due by now, or so little be left that nothing needs to be approved of.
+                    if let Some(left) = report.held.filter(|left| !left.steps.is_empty()) {
                         assert!(!left.steps.is_subset(&held.steps), "what is approved of is done: {left:?}");
                     }
                 }
