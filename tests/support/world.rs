@@ -816,9 +816,8 @@ impl State {
                 continue;
             }
             assert_eq!(was.summary, is.summary, "{} was changed in doubt", write.mxid);
-            for id in was.external_ids.difference(&is.external_ids) {
-                panic!("{} lost {id} in doubt", write.mxid);
-            }
+            let lost: Vec<_> = was.external_ids.difference(&is.external_ids).collect();
+            assert!(lost.is_empty(), "{} lost {lost:?} in doubt", write.mxid);
             assert!(was.threepids.is_subset(&is.threepids), "{} lost an address in doubt", write.mxid);
             assert_eq!(write.robbed, None, "in doubt");
         }
