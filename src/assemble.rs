@@ -5,13 +5,18 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config::{DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts},
+    alive::Alive,
+    config::{
+        DefguardAuth, Finding, Globs, ScopeSettings, Settings, TemplateText, TemplateTexts,
+        homeserver_yaml::Facts,
+    },
     defguard::{self, Defguard},
     domain::{ConfigPrint, Failure, MappedField, Standing, Username, hex},
     engine::{self, Engine, Mapper},
-    http::HttpOptions,
+    http::{HttpOptions, Meter},
     mapping::{Purpose, Scopes, TemplateSources, Templates},
-    ports::{Clock, Directory, Homeserver, Store},
+    notices::{self, MatrixRoom},
+    ports::{Clock, Directory, Homeserver, Noticeboard, Store},
     reconcile::Scope,
     schedule::Timetable,
     store::{Identity, Opened, SledStore},
@@ -29,8 +34,30 @@ impl Clock for SystemClock {
     }
 }
 
+/// Who is told of each request.
+#[derive(Debug, Clone, Default)]
+pub struct Observers {
+    /// Is given a sign at each try.
+    pub alive: Alive,
+    /// Counts the tries.
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
 /// The client for Defguard.
 pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Directory>, Failure> {
+    Ok(Arc::new(defguard(settings, clock)?))
+}
+
+/// The same with all that can be asked of Defguard, beside the port.
+pub fn defguard(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Defguard, Failure> {
+    observed_defguard(settings, clock, &Observers::default())
+}
+
+fn observed_defguard(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    observers: &Observers,
+) -> Result<Defguard, Failure> {
     let auth = match &settings.defguard.auth {
         DefguardAuth::Token(token) => defguard::Auth::Token(token.clone()),
         DefguardAuth::Session { username, password, totp_secret } => defguard::Auth::Session {
@@ -47,9 +74,11 @@ pub fn directory(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn D
         timeout: settings.defguard.timeout,
         concurrency: settings.defguard.page_workers.max(1),
         ca_pem: settings.defguard.ca.as_ref().map(|pem| pem.0.clone()),
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
-    Ok(Arc::new(Defguard::new(options, http, clock)?))
+    Defguard::new(options, http, clock)
 }
 
 /// The client for Synapse.
@@ -57,11 +86,18 @@ pub fn homeserver(settings: &Settings) -> Result<Arc<dyn Homeserver>, Failure> {
     Ok(Arc::new(synapse(settings)?))
 }
 
-fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+/// The same with all that can be asked of Synapse, for `check`.
+pub fn synapse(settings: &Settings) -> Result<Synapse, Failure> {
+    observed_synapse(settings, &Observers::default())
+}
+
+fn observed_synapse(settings: &Settings, observers: &Observers) -> Result<Synapse, Failure> {
     let http = HttpOptions {
         timeout: settings.synapse.timeout,
         concurrency: settings.synapse.concurrency,
         ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        alive: observers.alive.clone(),
+        meter: observers.meter.clone(),
         ..HttpOptions::default()
     };
     let options =
@@ -103,9 +139,15 @@ pub fn templates(texts: &TemplateTexts) -> Result<Templates, Vec<Finding>> {
 }
 
 /// Makes the mapper that the engine uses.
-pub fn mapper(templates: Templates, scopes: &[String]) -> Mapper {
+pub fn mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
     let scopes = Scopes::new(scopes.iter().cloned());
     Arc::new(move |person, server| templates.map(person, &scopes, server))
+}
+
+/// The same for the claims of a login alone.
+fn login_mapper(templates: Arc<Templates>, scopes: &[String]) -> Mapper {
+    let scopes = Scopes::new(scopes.iter().cloned());
+    Arc::new(move |person, server| templates.map_as_login(person, &scopes, server))
 }
 
 /// Opens the store. `random` names it if it is new.
@@ -183,7 +225,45 @@ fn set(globs: &Globs) -> globset::GlobSet {
 
 /// The engine with everything it works on.
 pub fn engine(settings: &Settings, templates: Templates, store: Arc<dyn Store>) -> Result<Engine, Failure> {
-    engine_on(settings, templates, homeserver(settings)?, store)
+    observed_engine(settings, templates, store, &Observers::default())
+}
+
+/// The same, with somebody who counts its requests.
+pub fn counted_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    meter: Arc<dyn Meter>,
+) -> Result<Engine, Failure> {
+    observed_engine(settings, templates, store, &Observers { meter: Some(meter), ..Observers::default() })
+}
+
+/// The same, with all who observe its requests.
+pub fn observed_engine(
+    settings: &Settings,
+    templates: Templates,
+    store: Arc<dyn Store>,
+    observers: &Observers,
+) -> Result<Engine, Failure> {
+    engine_on(settings, templates, Arc::new(observed_synapse(settings, observers)?), store, observers)
+}
+
+/// The daemon's engine for a config that was read again, on the same store.
+pub fn renewed(
+    engine: &Engine,
+    settings: &Settings,
+    templates: Templates,
+    observers: &Observers,
+) -> Result<Engine, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let templates = Arc::new(templates);
+    let engine = engine.renewed(
+        Arc::new(observed_defguard(settings, clock, observers)?),
+        Arc::new(observed_synapse(settings, observers)?),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
+        options(settings),
+    );
+    Ok(with_logins(engine, settings, templates))
 }
 
 /// An engine that cannot write to Synapse, for dry runs and questions.
@@ -192,7 +272,7 @@ pub fn engine_that_only_looks(
     templates: Templates,
     store: Arc<dyn Store>,
 ) -> Result<Engine, Failure> {
-    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store)
+    engine_on(settings, templates, Arc::new(ReadOnly(synapse(settings)?)), store, &Observers::default())
 }
 
 fn engine_on(
@@ -200,16 +280,36 @@ fn engine_on(
     templates: Templates,
     homeserver: Arc<dyn Homeserver>,
     store: Arc<dyn Store>,
+    observers: &Observers,
 ) -> Result<Engine, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Engine::new(
-        directory(settings, Arc::clone(&clock))?,
+    let templates = Arc::new(templates);
+    let engine = Engine::new(
+        Arc::new(observed_defguard(settings, Arc::clone(&clock), observers)?),
         homeserver,
         store,
         clock,
-        mapper(templates, &settings.defguard.scopes),
+        mapper(Arc::clone(&templates), &settings.defguard.scopes),
         options(settings),
-    ))
+    );
+    Ok(with_logins(engine, settings, templates))
+}
+
+/// Tells an engine how Synapse deals with logins.
+fn with_logins(engine: Engine, settings: &Settings, templates: Arc<Templates>) -> Engine {
+    let rules = settings.synapse.homeserver.as_ref().map(Facts::login_rules).unwrap_or_default();
+    engine.with_logins(rules, login_mapper(templates, &settings.defguard.scopes))
+}
+
+/// Where notices go, if they are wished.
+pub fn noticeboard(settings: &Settings) -> Option<Arc<dyn Noticeboard>> {
+    let notices = settings.notices.as_ref()?;
+    Some(Arc::new(MatrixRoom::new(notices::Options {
+        url: settings.synapse.url.clone(),
+        token: settings.synapse.token.clone(),
+        ca_pem: settings.synapse.ca.as_ref().map(|pem| pem.0.clone()),
+        room: notices.room.clone(),
+    })))
 }
 
 /// When the daemon runs.

@@ -1,14 +1,26 @@
 //! One HTTP client for both servers: bounded in time, size and number, repeating by class of failure, and never
 //! letting a secret or an address into an error.
 
-use std::{error::Error as _, future::Future, time::Duration};
+use std::{
+    error::Error as _,
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Client, RequestBuilder, StatusCode, header::HeaderMap, redirect};
+use chrono::{DateTime, Utc};
+use reqwest::{
+    Certificate, Client, Method, Request, RequestBuilder, StatusCode, Url, header::HeaderMap, redirect,
+};
 use tokio::sync::Semaphore;
 
-use crate::domain::{Failure, FailureClass, Peer};
+use crate::{
+    alive::Alive,
+    domain::{Failure, FailureClass, Peer},
+};
 
 /// What is the same for every request to one server.
 #[derive(Debug, Clone)]
@@ -25,6 +37,10 @@ pub struct HttpOptions {
     pub max_body: usize,
     /// Certificate authorities (PEM) that are trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
+    /// Is given a sign at each try.
+    pub alive: Alive,
+    /// Who counts the requests.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl Default for HttpOptions {
@@ -36,12 +52,53 @@ impl Default for HttpOptions {
             pause: Duration::from_millis(500),
             max_body: 256 << 20,
             ca_pem: None,
+            alive: Alive::default(),
+            meter: None,
         }
     }
 }
 
+/// Counts what goes over the wire. Told of every try, the repeated ones too.
+pub trait Meter: fmt::Debug + Send + Sync {
+    /// One try came to its end.
+    fn request(&self, peer: Peer, endpoint: &'static str, result: TryResult, took: Duration);
+
+    /// A failed try is about to be repeated.
+    fn retry(&self, peer: Peer, class: FailureClass);
+}
+
+/// How one try ended, as far as it can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TryResult {
+    /// An answer came, with this status.
+    Status(StatusCode),
+    /// No connection could be made.
+    NotSent,
+    /// No whole answer came in time.
+    TimedOut,
+    /// The connection was cut, or the answer was no HTTP.
+    Cut,
+    /// The answer was larger than what is read.
+    TooLarge,
+}
+
+impl TryResult {
+    fn of(error: &reqwest::Error) -> Self {
+        if error.is_timeout() {
+            Self::TimedOut
+        } else if error.is_connect() {
+            Self::NotSent
+        } else {
+            Self::Cut
+        }
+    }
+}
+
+/// Names the kind of request that a method and a path are, with one of a few words: never anything from the path.
+pub type EndpointOf = fn(&Method, &Url) -> &'static str;
+
 /// The longest pause that a server can make us take between two tries. Asked for more, we give up and say so.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How a failure begins whose request never left: nothing can have come of it.
 pub const NOT_SENT: &str = "could not connect";
@@ -80,6 +137,12 @@ impl Answer {
     }
 }
 
+/// The time that a server puts on its answer, to the second.
+pub fn date(answer: &Answer) -> Option<DateTime<Utc>> {
+    let date = DateTime::parse_from_rfc2822(answer.header("date")?).ok()?;
+    Some(date.with_timezone(&Utc))
+}
+
 /// A client for one server.
 #[derive(Debug)]
 pub struct Http {
@@ -87,11 +150,13 @@ pub struct Http {
     peer: Peer,
     options: HttpOptions,
     places: Semaphore,
+    endpoint_of: EndpointOf,
 }
 
 impl Http {
-    /// Makes a client. Fails if the certificate authorities cannot be read.
-    pub fn new(peer: Peer, options: HttpOptions) -> Result<Self, Failure> {
+    /// Makes a client; `endpoint_of` names its requests for who counts them. Fails if the certificate authorities cannot
+    /// be read.
+    pub fn new(peer: Peer, options: HttpOptions, endpoint_of: EndpointOf) -> Result<Self, Failure> {
         let refused =
             |why: String| Failure::new(peer, FailureClass::Permanent, "setting up the HTTP client", why);
         let mut builder = Client::builder()
@@ -106,7 +171,7 @@ impl Http {
             builder = builder.tls_certs_merge(authorities);
         }
         let client = builder.build().map_err(|error| refused(explain_transport(&error)))?;
-        Ok(Self { client, peer, places: Semaphore::new(options.concurrency.max(1)), options })
+        Ok(Self { client, peer, places: Semaphore::new(options.concurrency.max(1)), options, endpoint_of })
     }
 
     /// The client that requests are built with; [`Http::once`] or [`Http::repeated`] sends them.
@@ -115,22 +180,43 @@ impl Http {
     }
 
     /// Sends a request one time. An answer of any status is `Ok`; `Err` means that the outcome is unknown.
-    #[allow(clippy::disallowed_methods, reason = "the one place from which requests are sent")]
     pub async fn once(&self, what: &str, request: RequestBuilder) -> Result<Answer, Failure> {
         let transient = |why: String| Failure::new(self.peer, FailureClass::Transient, what, why);
         let _place =
             self.places.acquire().await.map_err(|_| transient("the client is shut down".to_owned()))?;
-        let mut response = request.send().await.map_err(|error| self.transport(what, &error))?;
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| transient(explain_transport(&error)))?;
+        let endpoint = (self.endpoint_of)(request.method(), request.url());
+        self.options.alive.sign();
+        let began = Instant::now();
+        let answer = self.exchange(&client, request).await;
+        if let Some(meter) = &self.options.meter {
+            let result = match &answer {
+                Ok(answer) => TryResult::Status(answer.status),
+                Err(Broken::Transport(error)) => TryResult::of(error),
+                Err(Broken::TooLarge) => TryResult::TooLarge,
+            };
+            meter.request(self.peer, endpoint, result, began.elapsed());
+        }
+        answer.map_err(|broken| match broken {
+            Broken::Transport(error) => transient(explain_transport(&error)),
+            Broken::TooLarge => Failure::new(
+                self.peer,
+                FailureClass::Malformed,
+                what,
+                format!("the answer is larger than {} bytes", self.options.max_body),
+            ),
+        })
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place from which requests are sent")]
+    async fn exchange(&self, client: &Client, request: Request) -> Result<Answer, Broken> {
+        let mut response = client.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(what, &error))? {
+        while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > self.options.max_body {
-                return Err(Failure::new(
-                    self.peer,
-                    FailureClass::Malformed,
-                    what,
-                    format!("the answer is larger than {} bytes", self.options.max_body),
-                ));
+                return Err(Broken::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
@@ -162,6 +248,9 @@ impl Http {
             };
             match pauses.next() {
                 Some(pause) if asked <= LONGEST_PAUSE => {
+                    if let Some(meter) = &self.options.meter {
+                        meter.retry(self.peer, failure.class);
+                    }
                     tracing::debug!(peer = %self.peer, what = failure.what, why = failure.why, "trying again");
                     tokio::time::sleep(pause.max(asked)).await;
                 }
@@ -169,9 +258,17 @@ impl Http {
             }
         }
     }
+}
 
-    fn transport(&self, what: &str, error: &reqwest::Error) -> Failure {
-        Failure::new(self.peer, FailureClass::Transient, what, explain_transport(error))
+/// Why no answer came.
+enum Broken {
+    Transport(reqwest::Error),
+    TooLarge,
+}
+
+impl From<reqwest::Error> for Broken {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(error)
     }
 }
 

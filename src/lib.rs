@@ -12,9 +12,13 @@
 //!   the other. It knows no adapter.
 //! - [`defguard`], [`synapse`], [`store`]: the adapters, which implement the ports and do not know each other; [`http`] is
 //!   the client under the first two.
+//! - [`forecast`]: what Synapse would do at a person's next login. Pure.
+//! - [`diagnosis`]: what can be wrong with the way in which the servers and this service are joined. Pure.
 //! - [`config`]: from the file to checked settings, with every mistake at once.
 //! - [`assemble`]: puts adapters and engine together.
-//! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, and its control socket.
+//! - [`schedule`], [`daemon`], [`serve`]: when it runs, the process that stays up, its control socket, and what it tells
+//!   systemd; [`alive`] is the sign of life that its work gives.
+//! - [`notices`]: what people are told in a Matrix room, and when.
 //! - [`command`], [`cli`]: what can be asked of it, and the verbs that ask.
 //!
 //! # What holds everywhere
@@ -31,16 +35,20 @@
 //! - Only what is ours is changed: accounts that carry our ownership marker or are linked, and on them only what we put
 //!   there.
 
+pub mod alive;
 pub mod assemble;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod defguard;
+pub mod diagnosis;
 pub mod domain;
 pub mod engine;
+pub mod forecast;
 pub mod http;
 pub mod mapping;
+pub mod notices;
 pub mod ports;
 pub mod reconcile;
 pub mod schedule;

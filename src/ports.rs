@@ -69,6 +69,10 @@ pub trait Homeserver: Send + Sync {
     /// The account that has an e-mail address.
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid>;
 
+    /// When a client last did something with an account, as far as Synapse has noted it down; `None` if never. Only for
+    /// people to look at.
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>>;
+
     /// Writes one patch; creates the account if there is none. After any failure the outcome is unknown and parts of
     /// the patch may have been applied.
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure>;
@@ -204,6 +208,59 @@ pub trait Store: Send + Sync {
 
     /// Drops runs and journal lines from before a time.
     fn prune(&self, before: DateTime<Utc>) -> Result<(), Failure>;
+
+    /// Takes a person's journal lines, remembered conflicts and failures out, all or nothing, and says what there was.
+    /// Their link and what is unfinished stay. `dry_run`: only says it.
+    fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure>;
+
+    /// Everything that is remembered.
+    fn snapshot(&self) -> Result<Snapshot, Failure>;
+}
+
+/// What is remembered about a person beside their link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// How many journal lines.
+    pub lines: usize,
+    /// Whether conflicts are remembered.
+    pub conflicts: bool,
+    /// Whether failures are remembered.
+    pub failures: bool,
+}
+
+/// Everything that a store remembers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The id of the store.
+    pub store: String,
+    /// The servers that it belongs to; `None` before the first run.
+    pub pair: Option<ServerPair>,
+    /// The number of the next run.
+    pub next_run: u64,
+    /// What it knows about itself.
+    pub standing: Standing,
+    /// All links, by id.
+    pub links: Vec<Link>,
+    /// The intents that were begun and not finished.
+    pub intents: Vec<Intent>,
+    /// The people who failed lately.
+    pub backoff: BTreeMap<DefguardId, Backoff>,
+    /// The conflicts that are remembered.
+    pub standoffs: BTreeMap<DefguardId, Standoff>,
+    /// All runs, oldest first.
+    pub runs: Vec<RunRecord>,
+    /// The journal, oldest first.
+    pub journal: Vec<Entry>,
+}
+
+/// A place where people read what they should look at.
+#[async_trait]
+pub trait Noticeboard: Send + Sync {
+    /// Looks whether something can be put up there. A failure says what is in the way and what to do.
+    async fn examine(&self) -> Result<(), Failure>;
+
+    /// Puts up a text. The same text with the same key is there once, however often it is put up in a short time.
+    async fn post(&self, text: &str, key: &str) -> Result<(), Failure>;
 }
 
 /// The time.

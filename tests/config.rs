@@ -33,10 +33,19 @@ struct Ground {
 impl Ground {
     fn new() -> Self {
         let ground = Self { root: TempDir::new().unwrap() };
-        for name in ["defguard-password", "defguard-token", "synapse-token"] {
+        for name in ["defguard-password", "defguard-token", "synapse-token", "webhook-token"] {
             ground.secret(name, &format!("{MARK}-{name}\n"));
         }
         ground.secret("defguard-totp-secret", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n");
+        // As the unit hands them over: what is not there is a blank line.
+        for (name, text) in [
+            ("defguard-password", MARK),
+            ("synapse-token", MARK),
+            ("defguard-token", "\n"),
+            ("defguard-totp-secret", ""),
+        ] {
+            ground.secret(&format!("credentials/{name}"), text);
+        }
         ground
     }
 
@@ -67,9 +76,20 @@ impl Ground {
         config::check(&text, Path::new("config.toml"), env, now())
     }
 
-    /// The same config with some more lines; it must be without errors and warnings.
+    /// A config that must be without errors and warnings.
     fn good(&self, text: &str) -> Settings {
-        let (settings, findings) = self.check(text).unwrap_or_else(|findings| panic!("{}", show(&findings)));
+        self.good_in(text, &Environment::empty())
+    }
+
+    /// The same with systemd's credentials.
+    fn good_with_credentials(&self, text: &str) -> Settings {
+        let directory = self.path("credentials").display().to_string();
+        self.good_in(text, &Environment::empty().with("CREDENTIALS_DIRECTORY", directory))
+    }
+
+    fn good_in(&self, text: &str, env: &Environment) -> Settings {
+        let (settings, findings) =
+            self.check_in(text, env).unwrap_or_else(|findings| panic!("{}", show(&findings)));
         assert_eq!(findings, [], "{}", show(&findings));
         settings
     }
@@ -121,7 +141,10 @@ fn every_config_that_we_ship_loads_without_a_finding() {
     let mut seen = 0;
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
-        ground.good(&redirected(&fs::read_to_string(&path).unwrap()));
+        if path.is_dir() {
+            continue;
+        }
+        ground.good_with_credentials(&redirected(&fs::read_to_string(&path).unwrap()));
         seen += 1;
     }
     assert!(seen > 0);
@@ -143,7 +166,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert!(spelled_out.lines().filter(|line| line.contains(" = ")).count() > 25);
     // Only the place where a template was written can differ.
     let values = |text: &str| {
-        let settings = ground.good(text);
+        let settings = ground.good_with_credentials(text);
         let Settings { defguard, scope, synapse, templates, accounts, schedule, state, control, log, .. } =
             settings;
         let templates =
@@ -154,23 +177,52 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert_eq!(values(&example), values(&spelled_out));
 }
 
-/// Every block of TOML in the README is a whole config, or its first line says `# fragment`, and then it belongs into
-/// one: it is put into a small config in the place of what that has.
 #[test]
-fn every_config_in_the_readme_loads() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let blocks: Vec<&str> =
-        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(!blocks.is_empty(), "the README shows no config");
+fn the_homeservers_own_config_can_be_a_systemd_credential() {
     let ground = Ground::new();
+    ground.secret("credentials/homeserver.yaml", HOMESERVER);
+    let small = small_with_files(&ground, &["x"], None);
+    let file = format!("{:?}", ground.path("x"));
+    let small = small.replace(&file, "\"$CREDENTIALS_DIRECTORY/homeserver.yaml\"");
+    let small = small.replace("\"$/", &format!("\"{}/", ground.root.path().display()));
+    let check = |env: &Environment| config::check(&small, Path::new("config.toml"), env, now());
+    let findings = check(&Environment::empty()).unwrap_err();
+    assert!(show(&findings).contains("LoadCredential=homeserver.yaml:"), "{}", show(&findings));
+    let small = small.lines().filter(|line| !line.contains("_file = ")).collect::<Vec<_>>().join("\n");
+    let env =
+        Environment::empty().with("CREDENTIALS_DIRECTORY", ground.path("credentials").display().to_string());
+    let (settings, _) = config::check(&small, Path::new("config.toml"), &env, now())
+        .unwrap_or_else(|findings| panic!("{}", show(&findings)));
+    assert_eq!(settings.synapse.auth_provider, "oidc-Defguard");
+}
+
+/// Every block of TOML in the README and in `docs/` is a whole config, or its first line says `# fragment`, and then it
+/// belongs into one: it is put into a small config in the place of what that has.
+#[test]
+fn every_config_in_the_documentation_loads() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md")];
+    files.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let pages: Vec<String> =
+        files.iter().filter(|file| file.is_file()).map(|file| fs::read_to_string(file).unwrap()).collect();
+    let blocks: Vec<&str> = pages
+        .iter()
+        .flat_map(|page| page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()))
+        .collect();
+    assert!(blocks.len() > 5, "the documentation shows hardly any config");
+    let ground = Ground::new();
+    ground.secret("credentials/homeserver.yaml", HOMESERVER);
     ground.write("homeserver.yaml", HOMESERVER);
     fs::create_dir(ground.path("conf.d")).unwrap();
     ground.write("conf.d/server_name.yaml", "server_name: example.com\n");
     for block in blocks {
         let text = redirected(block).replace("\"/etc/matrix-synapse", "\"$");
-        let text = if block.starts_with("# fragment") { completed(&text) } else { text };
-        ground.good(&text);
+        let text = text.replace("$CREDENTIALS_DIRECTORY/", "$/credentials/");
+        if block.starts_with("# fragment") {
+            ground.good(&completed(&text));
+        } else {
+            ground.good_with_credentials(&text);
+        }
     }
 }
 
@@ -191,6 +243,90 @@ fn completed(fragment: &str) -> String {
         into.extend(table.as_table().unwrap().clone());
     }
     whole.to_string()
+}
+
+// ---- webhook and notices ----
+
+#[test]
+fn the_webhook_and_the_notices_are_off_unless_an_address_and_a_room_are_given() {
+    let ground = Ground::new();
+    let settings = ground.good(SMALL);
+    assert!(settings.webhook.is_none() && settings.notices.is_none());
+    ground.secret("webhook-token", &format!("{MARK}-webhook-token\n"));
+    let webhook = "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/webhook-token\"\n";
+    let notices = "[notices]\nroom = \"#ops:example.com\"\nunusable_after = \"2h\"\n";
+    let settings = ground.good(&format!("{SMALL}{webhook}{notices}"));
+    let webhook_settings = settings.webhook.as_ref().unwrap();
+    assert_eq!(webhook_settings.url.as_str(), "http://127.0.0.1:9118/webhook/defguard");
+    assert_eq!(webhook_settings.delay, Duration::from_millis(500));
+    assert_eq!(webhook_settings.token.expose_secret(), "hunter2-webhook-token");
+    let notices = settings.notices.as_ref().unwrap();
+    assert_eq!(
+        (notices.room.as_str(), notices.unusable_after),
+        ("#ops:example.com", Duration::from_secs(7200))
+    );
+    assert!(!format!("{settings:?}").contains(MARK));
+    let public = "url = \"https://matrix.example.com/webhook/defguard\"\ndelay = \"2s\"\n";
+    let settings = ground.good(&format!("{SMALL}{webhook}{public}"));
+    assert_eq!(settings.webhook.unwrap().url.as_str(), "https://matrix.example.com/webhook/defguard");
+    // The token as a systemd credential, which a unit may give whether it is needed or not.
+    let env = Environment::empty().with("CREDENTIALS_DIRECTORY", ground.path("").to_str().unwrap());
+    let small = SMALL
+        .replace("password_file = \"$/defguard-password\"", "")
+        .replace("token_file = \"$/synapse-token\"", "");
+    for name in ["defguard-token", "defguard-totp-secret"] {
+        fs::remove_file(ground.path(name)).unwrap();
+    }
+    let (settings, _) = ground.check_in(&small, &env).unwrap();
+    assert!(settings.webhook.is_none());
+    let (settings, _) =
+        ground.check_in(&format!("{small}[webhook]\nlisten = \"[::1]:9118\"\n"), &env).unwrap();
+    assert_eq!(settings.webhook.unwrap().url.as_str(), "http://[::1]:9118/webhook/defguard");
+}
+
+#[test]
+fn mistakes_of_the_webhook_and_of_the_notices_are_found_in_their_places() {
+    let ground = Ground::new();
+    ground.secret("short", "hunter2");
+    ground.secret("wrong", "hunter2 with blanks");
+    for (text, problem) in [
+        ("[webhook]\nlisten = \"9118\"", "webhook.listen: this is not an IP address with a port"),
+        ("[webhook]\nlisten = \"127.0.0.1:0\"", "webhook.listen: this is not an IP address with a port"),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"",
+            "webhook.token_file: the token that Defguard has to send is missing",
+        ),
+        ("[webhook]\ntoken_file = \"$/short\"", "webhook.token_file: nothing listens for the webhook"),
+        ("[webhook]\nurl = \"https://x.org/\"", "webhook.url: nothing listens for the webhook"),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/wrong\"",
+            "webhook.token_file: the token of the webhook has characters that Defguard cannot send",
+        ),
+        (
+            "[webhook]\nlisten = \"127.0.0.1:9118\"\ntoken_file = \"$/short\"\nurl = \"ftp://x\"",
+            "webhook.url: this is not an address that Defguard can send to",
+        ),
+        ("[webhook]\ndelay = \"1h\"", "webhook.delay: 1h is out of range"),
+        ("[webhook]\ntoken = \"hunter2\"", "webhook.token"),
+        ("[notices]\nroom = \"ops\"", "notices.room: this is neither a room id nor an alias"),
+        ("[notices]\nunusable_after = \"1s\"", "notices.unusable_after: 1s is out of range"),
+    ] {
+        let shown = ground.errors(&format!("{SMALL}{text}\n"));
+        assert!(shown.contains(problem), "{text}: {shown}");
+        assert!(!shown.contains(MARK), "{shown}");
+    }
+    for (text, warning) in [
+        ("listen = \"0.0.0.0:9118\"", "others than this machine can reach it"),
+        ("listen = \"127.0.0.1:9118\"", "it can be guessed"),
+        (
+            "listen = \"127.0.0.1:9118\"\nurl = \"https://x.org/hook\"",
+            "the path does not end with /webhook/defguard",
+        ),
+    ] {
+        let text = format!("{SMALL}[webhook]\ntoken_file = \"$/short\"\n{text}\n");
+        let (settings, findings) = ground.check(&text).unwrap();
+        assert!(settings.webhook.is_some() && ground.shown(&findings).contains(warning), "{findings:?}");
+    }
 }
 
 // ---- findings ----
@@ -785,4 +921,36 @@ proptest! {
 /// The path of a file that holds no secret is shown when it cannot be read.
 fn path_like(before: &str, key: &str) -> bool {
     before.contains('/') && (key == "ca_file" || key == "homeserver_config")
+}
+
+// ---- monitoring ----
+
+#[test]
+fn the_daemon_tells_how_it_is_on_this_machine_unless_it_is_told_otherwise() {
+    let ground = Ground::new();
+    let usual = ground.good(SMALL).monitoring;
+    assert_eq!(usual.listen, Some(([127, 0, 0, 1], 9847).into()));
+    assert!(!usual.listen_given && !usual.status_page_names);
+    let told =
+        |listen: &str| ground.good(&format!("{SMALL}[monitoring]\nlisten = \"{listen}\"\n")).monitoring;
+    assert_eq!(told("off").listen, None);
+    assert_eq!(told("[::1]:1234").listen, Some("[::1]:1234".parse().unwrap()));
+    assert!(told("127.0.0.1:9847").listen_given);
+}
+
+#[test]
+fn an_address_to_listen_on_is_checked() {
+    let ground = Ground::new();
+    let config = |listen: &str| format!("{SMALL}[monitoring]\nlisten = \"{listen}\"\n");
+    for wrong in ["localhost:9847", "9847", "127.0.0.1", ":9847", "127.0.0.1:99999", ""] {
+        let errors = ground.errors(&config(wrong));
+        assert!(
+            errors.contains("monitoring.listen: this is not an address to listen on"),
+            "{wrong}: {errors}"
+        );
+    }
+    let (settings, findings) = ground.check(&config("0.0.0.0:9847")).unwrap();
+    assert_eq!(settings.monitoring.listen, Some("0.0.0.0:9847".parse().unwrap()));
+    let warning = show(&findings);
+    assert!(warning.contains("warning") && warning.contains("without a password"), "{warning}");
 }

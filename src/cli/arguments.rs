@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{config::LogFormat, domain::Certainty};
+
+use super::setup::Setup;
 
 /// Where the config is if nothing else is said.
 pub(super) const CONFIG: &str = "/etc/defguard-synapse-sync/config.toml";
@@ -32,6 +37,25 @@ pub(super) struct Global {
     /// Print JSON for programs instead of tables for people
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Log to standard error in this form, as lines or as one JSON object a line, and not to systemd's journal
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(super) log_format: Option<GivenFormat>,
+}
+
+/// A form of the log that is asked for on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum GivenFormat {
+    Text,
+    Json,
+}
+
+impl From<GivenFormat> for LogFormat {
+    fn from(given: GivenFormat) -> Self {
+        match given {
+            GivenFormat::Text => Self::Text,
+            GivenFormat::Json => Self::Json,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +70,12 @@ pub(super) enum Verb {
     Approve(Approve),
     /// Explain one person: who they are, what each template gives, which account, what would be done and why
     Explain(Explain),
+    /// Match accounts that are there already to people, show it, and link them once it is approved
+    ///
+    /// For a homeserver that had people before it was joined to Defguard. An account is matched by the login that it
+    /// carries (certain), by its e-mail address (likely), or by its name alone (a guess). Nothing is written until the
+    /// digest of what was shown is given with --approve.
+    Adopt(Adopt),
     /// Say that an account is a person's
     Link(Link),
     /// Say that a person's account is not theirs any more
@@ -54,14 +84,48 @@ pub(super) enum Verb {
     Status,
     /// Show what was done, with what was there before
     Journal(Journal),
+    /// Put back what one run did: locks, display names, e-mail addresses and links
+    ///
+    /// Only where the account still shows what the run left. It shows first what would be put back, what cannot be put
+    /// back and why, and what the next sync would do again; then it asks.
+    Revert(Revert),
+    /// Take one person's data out of the journal, with their remembered conflicts and failures
+    ///
+    /// Their link stays, since it says whose the account is; take it off with `unlink`.
+    Forget(Forget),
+    /// Copy what is remembered out and in again, or find it again when it is lost
+    State(State),
+    /// End a change of idp_id or subject_template
+    Migrate(Migrate),
     /// Show what the templates make of claims that are read from standard input
     ///
     /// Reads one object with claims, an array of them, or JSON lines, and prints one line of JSON for each:
     /// {"localpart":…,"display_name":…,"emails":[…],"subject":…} or {"error":…}. The templates come from the config,
     /// or from --homeserver-config, or from the four template options, of which a missing one is Synapse's default.
     Render(Render),
-    /// Check the config, both servers, our rights there, and the templates on every person
-    Check,
+    /// Check the config, both servers, our rights there, the login between them, and the templates on every person
+    Check(Check),
+    /// Set up what the service needs in Defguard, in Synapse and on this machine
+    #[command(subcommand)]
+    Setup(Setup),
+    /// Make the man pages and the completions of shells
+    #[command(subcommand)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Generate {
+    /// Write one man page for the program and one for each verb
+    Man {
+        /// Where to; it is made if it is not there
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +139,13 @@ pub(super) struct Sync {
     /// Read every owned account and repair what the list of accounts does not show
     #[arg(long)]
     pub(super) full: bool,
+    /// Wait for the end, show how far it is and what was done, and end with the exit code of the run; this is the
+    /// default
+    #[arg(long, overrides_with = "no_wait")]
+    pub(super) wait: bool,
+    /// Only tell the daemon, and do not wait
+    #[arg(long, overrides_with = "wait", conflicts_with = "dry_run")]
+    pub(super) no_wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +170,56 @@ pub(super) struct Explain {
     /// Username, number in Defguard (as '#13', with the quotes), or MXID
     #[arg(value_name = "USER")]
     pub(super) person: String,
+}
+
+/// The least certainty of a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AtLeast {
+    /// Their login opens it already
+    Certain,
+    /// It has their e-mail address
+    Likely,
+    /// It has their name
+    Guess,
+}
+
+impl AtLeast {
+    pub(super) fn as_str(self) -> &'static str {
+        Certainty::from(self).as_str()
+    }
+}
+
+impl From<AtLeast> for Certainty {
+    fn from(least: AtLeast) -> Self {
+        match least {
+            AtLeast::Certain => Self::Certain,
+            AtLeast::Likely => Self::Likely,
+            AtLeast::Guess => Self::Guess,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Adopt {
+    /// Only these people: username, or number in Defguard (as '#13', with the quotes)
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// How sure a match must be
+    #[arg(long, value_enum, default_value_t = AtLeast::Likely, value_name = "CERTAINTY")]
+    pub(super) at_least: AtLeast,
+    /// Link what was shown with this digest
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) approve: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Forecast what Synapse would do at everybody's next login, too, which asks it about each person
+    #[arg(long)]
+    pub(super) people: bool,
+    /// Show the logins that are as they should be, too
+    #[arg(long, requires = "people")]
+    pub(super) verbose: bool,
 }
 
 #[derive(Debug, Args)]
@@ -131,9 +252,101 @@ pub(super) struct Journal {
     /// Only what this run did
     #[arg(long, value_name = "RUN")]
     pub(super) run: Option<u64>,
-    /// The newest so many lines
-    #[arg(long, short = 'n', default_value_t = 50, value_name = "LINES")]
-    pub(super) limit: usize,
+    /// The newest so many lines; without it 50, and with --run all
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub(super) limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revert {
+    /// The run, as `status` and `journal` number it
+    #[arg(value_name = "RUN")]
+    pub(super) run: u64,
+    /// Only for these people: username, number in Defguard (as '#13', with the quotes), or MXID
+    #[arg(value_name = "USER")]
+    pub(super) people: Vec<String>,
+    /// Show it only, change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do it without asking
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// Username, number in Defguard (as '#13', with the quotes), or MXID
+    #[arg(value_name = "USER")]
+    pub(super) person: String,
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct State {
+    #[command(subcommand)]
+    pub(super) verb: StateVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StateVerb {
+    /// Write everything that is remembered as JSON lines
+    ///
+    /// It holds names and addresses. A file is made with mode 0600, and a file of that name is replaced.
+    Export(Export),
+    /// Begin an empty store with what `state export` wrote
+    ///
+    /// The daemon must be stopped. Everything is taken or nothing. If the homeserver has seen later changes of that store,
+    /// it counts as an old copy: nobody is off-boarded before `state rebuild`.
+    Import(Import),
+    /// Find the links again through the ownership markers on the accounts
+    ///
+    /// Reads every account once. What was found stays if it is interrupted; begun again, it goes through all accounts
+    /// once more. When all were read and nothing contradicts them, off-boarding goes on.
+    Rebuild(Rebuild),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The file; standard output without it
+    #[arg(value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rebuild {
+    /// Go on although another daemon said lately that it works on this homeserver; only if it is surely stopped
+    #[arg(long)]
+    pub(super) take_over: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    #[command(subcommand)]
+    pub(super) verb: MigrateVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MigrateVerb {
+    /// Take the logins under the former idp_id or subject_template off all accounts
+    ///
+    /// Until then both logins open an account. It is refused as long as some accounts lack their new login.
+    Finish(Finish),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Finish {
+    /// Do it without asking
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     command::{Answer, Command},
-    domain::{Conflict, DefguardId, MappedField, Mxid, Person},
-    engine::{Explanation, TemplateValue},
+    domain::{Conflict, DefguardId, MappedField, Person},
+    engine::{Explanation, StepText, TemplateValue},
+    forecast::{Judgement, Login},
     reconcile::{Note, State},
 };
 
@@ -82,10 +83,7 @@ fn show(explanation: &Explanation, width: Option<usize>) -> String {
     {
         page.line("  ", why);
     }
-    if let Some(login) = login(explanation) {
-        page.heading("What a login would do now");
-        page.line("  ", &login);
-    }
+    login(&mut page, explanation, &names);
     let notes: Vec<&Note> = report
         .notes
         .iter()
@@ -201,9 +199,15 @@ fn verdict(explanation: &Explanation) -> String {
         Note::OutOfScope { why } => Some(why.as_str()),
         _ => None,
     });
+    let taken_out = report.steps.iter().any(|StepText(step)| {
+        ["lock ", "end all sessions ", "deactivate "].iter().any(|begin| step.starts_with(begin))
+    });
     if explanation.person.is_none() {
         return match (report.state, report.steps.is_empty()) {
-            (State::Gone, false) => "Take their account out of use, since they are gone:".to_owned(),
+            (State::Gone, false) if taken_out => {
+                "Take their account out of use, since they are gone:".to_owned()
+            }
+            (State::Gone, false) => "Only this, until it is proved that they are gone:".to_owned(),
             (State::Gone, true) => "Nothing now: they are not in the list of people.".to_owned(),
             _ => "Nothing: the list of people does not show them, and that alone proves nothing.".to_owned(),
         };
@@ -215,16 +219,12 @@ fn verdict(explanation: &Explanation) -> String {
         State::Relink => "Take the link up again, which the ownership marker on the account proves.",
         State::Update => "Bring their account up to date:",
         State::Conflict => "Nothing, until somebody solves what stands in the way.",
-        State::Disabled if !report.steps.is_empty() => {
-            "Take their account out of use, since they are disabled:"
-        }
+        State::Disabled if taken_out => "Take their account out of use, since they are disabled:",
         State::Disabled if explanation.link.is_some() => "Nothing more: they are disabled in Defguard.",
         State::Disabled => "Nothing: they are disabled in Defguard, and somebody disabled gets no account.",
         State::Gone => "Nothing now: they are not in the list of people.",
         State::Held => "Nothing before somebody approves of it: the guard holds it; see `plan`.",
-        State::OutOfScope if !report.steps.is_empty() => {
-            "Take their account out of use, since they are out of scope:"
-        }
+        State::OutOfScope if taken_out => "Take their account out of use, since they are out of scope:",
         State::OutOfScope => {
             return match out_of_scope {
                 Some(why) => format!("Nothing, since the sync does not concern them: {why}."),
@@ -243,69 +243,34 @@ fn verdict(explanation: &Explanation) -> String {
     text.to_owned()
 }
 
-/// Where a login would lead, as far as it can be told.
-fn login(explanation: &Explanation) -> Option<String> {
-    let report = &explanation.report;
-    let person = explanation.person.as_ref()?;
-    if !person.is_active {
-        return Some("Defguard lets nobody in who is disabled.".to_owned());
-    }
-    let opens = |mxid: &Mxid| format!("It opens {mxid}.");
-    let not_theirs = |mxid: &Mxid| format!("It opens {mxid}, which is not known to be theirs.");
-    for conflict in &report.conflicts {
-        match conflict {
-            Conflict::LocalpartTwins { mxid, .. } => {
-                return Some(format!(
-                    "Whoever of them logs in first gets {mxid} from Synapse itself, and the next one an account with a \
-                     number behind the name."
-                ));
-            }
-            Conflict::LocalpartTaken { mxid, .. } => {
-                return Some(format!(
-                    "Synapse makes another account for them, with a number behind the name (@{}1); with \
-                     `allow_existing_users` in homeserver.yaml, it opens {mxid}.",
-                    mxid.localpart()
-                ));
-            }
-            Conflict::LoggedInBefore { mxid, .. } | Conflict::SubjectTaken { mxid } => {
-                return Some(not_theirs(mxid));
-            }
-            Conflict::UsernameReused { mxid, .. } => {
-                return Some(format!("It opens {mxid}, which is somebody else's!"));
-            }
-            Conflict::Deactivated { mxid } => {
-                return Some(format!("Synapse refuses it, since {mxid} is deactivated."));
-            }
-            Conflict::Unmappable { .. }
-            | Conflict::SubjectTwins { .. }
-            | Conflict::Vanished { .. }
-            | Conflict::MarkedForOther { .. } => return None,
-            Conflict::EmailTaken { .. } | Conflict::EmailTwins { .. } => {}
+/// What Synapse would do at their next login, and whether that is what we want.
+fn login(page: &mut Page, explanation: &Explanation, names: &Names) {
+    let Some(forecast) = &explanation.login else { return };
+    page.heading("What a login would do now");
+    page.line("  ", &format!("{}.", sentence(&names.spell(&forecast.login.to_string()))));
+    for conflict in &explanation.report.conflicts {
+        if let (Conflict::LocalpartTwins { mxid, .. }, Login::Creates { .. }) = (conflict, &forecast.login) {
+            page.line(
+                "  ",
+                &format!("Whoever of them logs in first gets {mxid}, and the next one an account with a number behind it."),
+            );
         }
     }
-    match (&explanation.link, report.state, &report.mxid) {
-        (Some(link), _, _) => {
-            let subject = given(explanation, MappedField::Subject)?;
-            if link.subject.as_ref().is_some_and(|known| known.as_str() == subject) {
-                Some(opens(&link.mxid))
-            } else {
-                Some(format!(
-                    "It does not open {} before the next sync, and Synapse makes a second account; so sync first.",
-                    link.mxid
-                ))
-            }
-        }
-        (None, State::Create, Some(mxid)) => Some(format!(
-            "Synapse itself makes an account for them. Once the sync has made {mxid}, a login opens that."
-        )),
-        (None, State::Adopt | State::Relink, Some(mxid)) => {
-            Some(format!("After the next sync it opens {mxid}."))
-        }
-        (None, State::OutOfScope, _) => {
-            Some("Synapse makes an account for them, as its own templates say.".to_owned())
-        }
-        _ => None,
+    if let Judgement::Unwanted { why, mend } = &forecast.judgement {
+        page.line("  ", &format!("That is not as it should be: {}.", names.spell(why)));
+        page.line("  → ", mend);
     }
+    if matches!(forecast.login, Login::Creates { .. }) && !explanation.login_rules.known {
+        page.line(
+            "  ",
+            "This takes Synapse's defaults for granted, since homeserver.yaml is not read (synapse.homeserver_config).",
+        );
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ async fn go(global: &Global, wish: ByHand, yes: bool) -> Result<Exit, Exit> {
     if !yes {
         let shown = by_hand(&session, global, &wish, false, None).await?;
         complain(&show(&shown, page::width()));
-        if !ask("Do it?") {
+        if !ask("Do it?", "--yes") {
             complain("nothing was changed");
             return Err(Exit::Failed);
         }
@@ -44,7 +44,7 @@ async fn go(global: &Global, wish: ByHand, yes: bool) -> Result<Exit, Exit> {
 }
 
 async fn by_hand(
-    session: &Session,
+    session: &Session<'_>,
     global: &Global,
     wish: &ByHand,
     confirmed: bool,

@@ -13,10 +13,13 @@ use crate::{
     domain::{Change, Entry, RunId},
 };
 
+/// So many lines are shown if nothing else is said.
+const NEWEST: usize = 50;
+
 pub(super) async fn journal(global: &Global, verb: &arguments::Journal) -> Result<Exit, Exit> {
     let session = Session::open(global)?;
-    let command =
-        Command::Journal { run: verb.run.map(RunId), person: verb.person.clone(), limit: Some(verb.limit) };
+    let limit = verb.limit.or_else(|| verb.run.is_none().then_some(NEWEST));
+    let command = Command::Journal { run: verb.run.map(RunId), person: verb.person.clone(), limit };
     let Answer::Journal { entries, usernames } = session.answer(&command).await? else {
         return Err(unexpected());
     };
@@ -68,6 +71,12 @@ fn words(change: &Change) -> String {
                 items(before.rooms.iter().cloned().collect())
             )
         }
+        Change::Locked { why, end_sessions } => {
+            let sessions = if *end_sessions { "its sessions were to end" } else { "its sessions stayed" };
+            format!("locked: {why}\n  not locked before; {sessions}")
+        }
+        Change::Unlocked { why } => format!("unlocked\n  locked before by this service: {why}"),
+        Change::Reactivated => "reactivated\n  deactivated before by this service".to_owned(),
         Change::StrangerSessions { sessions } => {
             let devices: Vec<&str> = sessions.iter().map(|session| session.device.as_str()).collect();
             format!("ALARM: sessions that may be a stranger's: {}", devices.join(", "))

@@ -13,7 +13,7 @@ use super::page::clean;
 use crate::{
     config::Finding,
     domain::{Failure, FailureClass, Peer},
-    engine::Progress,
+    engine::{Progress, Stage},
 };
 
 /// How the program ends.
@@ -107,10 +107,10 @@ pub(super) fn moment(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer.
-pub(super) fn ask(question: &str) -> bool {
+/// Asks a yes-or-no question; anything but a yes is a no. Without a terminal nobody can answer; `option` does it then.
+pub(super) fn ask(question: &str, option: &str) -> bool {
     if !io::stdin().is_terminal() {
-        complain("nobody can be asked here: give --yes to do it");
+        complain(&format!("nobody can be asked here: give {option} to do it"));
         return false;
     }
     let _ = write!(io::stderr().lock(), "{question} [y/N] ");
@@ -124,7 +124,7 @@ pub(super) struct Bar(ProgressBar);
 impl Bar {
     pub(super) fn new() -> Arc<Self> {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} done, {eta} left") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} done, {eta} left {msg}") {
             bar.set_style(style);
         }
         Arc::new(Self(bar))
@@ -140,7 +140,17 @@ impl Progress for Bar {
         complain("waiting for the run under way to end");
     }
 
+    fn stage(&self, stage: Stage) {
+        let text = match stage {
+            Stage::Reading => "reading Defguard and Synapse",
+            Stage::Writing => "writing to Synapse",
+        };
+        self.0.set_message(text);
+        self.0.tick();
+    }
+
     fn step(&self, done: usize, total: usize) {
+        self.0.set_message("");
         self.0.set_length(total as u64);
         self.0.set_position(done as u64);
     }

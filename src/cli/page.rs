@@ -79,6 +79,12 @@ impl Page {
         self.text.push('\n');
     }
 
+    /// A line that is to be copied, so it is never wrapped.
+    pub(super) fn verbatim(&mut self, text: &str) {
+        self.text.push_str(&clean(text));
+        self.text.push('\n');
+    }
+
     /// A label and its value, the values one below the other.
     pub(super) fn value(&mut self, label: &str, value: &str) {
         self.line(&format!("  {label:<13} "), value);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     assemble::sources,
-    config::{self, homeserver_yaml},
+    config::{self, Environment, homeserver_yaml},
     mapping::{
         Purpose, TemplateSources, Templates,
         render::{Options, render_all},
@@ -26,10 +26,11 @@ pub(super) fn render(global: &Global, verb: &arguments::Render) -> Result<Exit, 
             email: verb.email_template.clone(),
         }
     } else if verb.homeserver_config.is_empty() {
-        let texts = config::load_templates(&global.config).map_err(|findings| {
-            complain_findings(&findings);
-            Exit::Usage
-        })?;
+        let texts =
+            config::load_templates(&global.config, &Environment::of_process()).map_err(|findings| {
+                complain_findings(&findings);
+                Exit::Usage
+            })?;
         sources(&texts)
     } else {
         let texts = homeserver_yaml::templates_from(&verb.homeserver_config).map_err(|finding| {

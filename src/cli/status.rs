@@ -5,6 +5,7 @@ use super::{
     output::{Exit, complain, moment, say, say_json},
     page::{self, Names, Page, Trouble},
     session::{Session, unexpected},
+    sync::show_held,
 };
 use crate::{
     command::{Answer, Command, Status},
@@ -70,6 +71,28 @@ fn show(status: &Status, width: Option<usize>) -> String {
             ),
         );
     }
+    if let Some(why) = &status.lost {
+        page.heading("What the service remembers is lost, and nobody is locked before it is found again:");
+        page.line("  ", why);
+        page.line("    → ", "`state rebuild`");
+    }
+    if let Some(held) = &status.hold {
+        show_held(&mut page, held, &names);
+        page.line("  ", &format!("Held since {} UTC.", moment(held.since)));
+    }
+    if !status.watched.is_empty() {
+        page.heading("Left to people:");
+        for (id, watched) in &status.watched {
+            for it in watched {
+                page.line("  ", &format!("{} of {}: {}", it.mxid, names.of(*id), names.spell(&it.what)));
+            }
+        }
+    }
+    let leaving = ladder(status);
+    if !leaving.is_empty() {
+        page.heading("On their way out:");
+        page.table(["person", "account", "since (UTC)", "what"], leaving);
+    }
     if !status.conflicts.is_empty() {
         page.heading("In conflict:");
         page.troubles(conflicts_of(status, &names));
@@ -103,6 +126,26 @@ fn show(status: &Status, width: Option<usize>) -> String {
         page.table(["run", "began (UTC)", "kind", "exit", "outcome"], rows.collect());
     }
     page.finish()
+}
+
+/// Where accounts are on the off-boarding ladder.
+fn ladder(status: &Status) -> Vec<[String; 4]> {
+    let mut rows = Vec::new();
+    for link in status.links.values() {
+        let life = &link.lifecycle;
+        let (since, what) = if let Some(ours) = &life.deactivated {
+            (ours.at, "deactivated by this service".to_owned())
+        } else if let Some(ours) = &life.locked {
+            (ours.at, format!("locked by this service: {}", ours.why))
+        } else if let Some(away) = &life.away {
+            (away.since, format!("seems to be {}; not proved, missed by {} run(s)", away.why, away.runs))
+        } else {
+            continue;
+        };
+        let person = page::person(Some(link.username.as_str()), link.id);
+        rows.push([person, link.mxid.to_string(), moment(since), what]);
+    }
+    rows
 }
 
 fn conflicts_of(status: &Status, names: &Names) -> Vec<Trouble> {

@@ -16,7 +16,13 @@ use crate::{
 };
 
 pub(super) async fn sync(global: &Global, verb: &Sync) -> Result<Exit, Exit> {
-    go(global, request(&verb.people, verb.full, verb.dry_run)).await
+    let request = request(&verb.people, verb.full, verb.dry_run);
+    if verb.no_wait {
+        Session::open(global)?.leave(&Command::Sync(request)).await?;
+        say("The daemon has taken it on; `status` and `journal` show what came of it.");
+        return Ok(Exit::Done);
+    }
+    go(global, request).await
 }
 
 pub(super) async fn plan(global: &Global, verb: &Plan) -> Result<Exit, Exit> {

@@ -7,6 +7,8 @@
 //! as far as the keys here go: `yes` and `no` are truth values, `<<` merges, and of two equal keys the last one wins.
 //! Nothing else of the files is kept, and no finding quotes them: they are full of secrets.
 
+mod facts;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -21,6 +23,8 @@ use super::{
     yaml::{self, Node, Yaml},
 };
 use crate::{domain::ServerName, mapping::TemplateSources};
+
+pub use facts::{Entry, Facts, Given, Site};
 
 /// The mapping provider whose answers this program can work out, under its two names
 /// (`synapse/config/oidc.py`, `DEFAULT_USER_MAPPING_PROVIDER` and `LEGACY_USER_MAPPING_PROVIDER`).
@@ -44,6 +48,8 @@ pub struct Provider {
     pub templates: TemplateTexts,
     /// The homeserver's `server_name`, if the files have one.
     pub server_name: Option<ServerName>,
+    /// What else is said about logins.
+    pub facts: Facts,
 }
 
 /// The auth provider under which Synapse keeps the external ids of an `idp_id`, `None` if it would refuse the id
@@ -93,7 +99,7 @@ pub fn read(
 }
 
 /// The files that Synapse would read, in its order.
-fn find_files(paths: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<PathBuf> {
+pub(super) fn find_files(paths: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -126,13 +132,13 @@ fn unreadable(path: &Path, why: &str) -> Finding {
 
 /// The top-level keys that matter here, with the file they come from.
 #[derive(Default)]
-struct Merged {
+pub(super) struct Merged {
     keys: BTreeMap<&'static str, (PathBuf, Node)>,
 }
 
 impl Merged {
     /// Puts the keys of one more file in the place of those that came before.
-    fn add(&mut self, file: &Path, keys: Vec<(&'static str, Node)>, findings: &mut Vec<Finding>) {
+    pub(super) fn add(&mut self, file: &Path, keys: Vec<(&'static str, Node)>, findings: &mut Vec<Finding>) {
         let mut here: Vec<&str> = Vec::new();
         for (key, node) in keys {
             let at = place(file, &node, key);
@@ -141,7 +147,7 @@ impl Merged {
                     "this key stands twice in the file, and Synapse takes the last one only",
                     "Put both together.",
                 ));
-            } else if let Some((earlier, before)) = self.keys.get(key).filter(|_| key != "server_name")
+            } else if let Some((earlier, before)) = self.keys.get(key).filter(|_| key.starts_with("oidc_"))
                 && before.value.is_something()
             {
                 findings.push(at.warning(
@@ -157,16 +163,16 @@ impl Merged {
         }
     }
 
-    fn get(&self, key: &str) -> Option<&(PathBuf, Node)> {
+    pub(super) fn get(&self, key: &str) -> Option<&(PathBuf, Node)> {
         self.keys.get(key)
     }
 }
 
 /// One entry of `oidc_providers`, or the old `oidc_config`.
-struct EntryOf<'a> {
+pub(super) struct EntryOf<'a> {
     file: &'a Path,
-    node: &'a Node,
-    idp_id: &'a str,
+    pub(super) node: &'a Node,
+    pub(super) idp_id: &'a str,
     at: Place,
 }
 
@@ -209,7 +215,7 @@ fn pick<'a>(
 }
 
 /// All providers, as `_parse_oidc_provider_configs` finds them.
-fn entries(merged: &Merged) -> Result<Vec<EntryOf<'_>>, Finding> {
+pub(super) fn entries(merged: &Merged) -> Result<Vec<EntryOf<'_>>, Finding> {
     let mut entries = Vec::new();
     if let Some((file, list)) = merged.get("oidc_providers") {
         let nodes = match &list.value {
@@ -253,14 +259,8 @@ impl EntryOf<'_> {
                 "Use A-Z, a-z, 0-9, '.', '_', '~', '-'.",
             )
         })?;
-        if self.flag("allow_existing_users") {
-            findings.push(self.at.warning(
-                "allow_existing_users is on: whoever gets Defguard to give them a claim that maps to the localpart of \
-                 an account logs in to that account, be it an admin's",
-                "Set it to false; accounts are linked before the first login, so that nobody needs it.",
-            ));
-        }
         Ok(Provider {
+            facts: facts::read(&self, merged),
             idp_id: self.idp_id.to_owned(),
             auth_provider,
             scopes: self.scopes(findings)?,
@@ -268,10 +268,6 @@ impl EntryOf<'_> {
             server_name: server_name(merged)?,
             at: self.at,
         })
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.node.value.get(key).is_some_and(|node| node.value.is_something())
     }
 
     /// The scopes whose claims are seen: all that are asked for, except that the user info endpoint, if Synapse asks
@@ -365,7 +361,7 @@ impl EntryOf<'_> {
     }
 }
 
-fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
+pub(super) fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
     let Some((file, node)) = merged.get("server_name") else { return Ok(None) };
     let Yaml::Text(name) = &node.value else { return Err(wrong(file, node, "server_name", "a text")) };
     ServerName::try_from(name.as_str()).map(Some).map_err(|_| {
@@ -374,25 +370,23 @@ fn server_name(merged: &Merged) -> Result<Option<ServerName>, Finding> {
     })
 }
 
-fn wrong(file: &Path, node: &Node, key: &str, wanted: &str) -> Finding {
+pub(super) fn wrong(file: &Path, node: &Node, key: &str, wanted: &str) -> Finding {
     place(file, node, key).error(
         format!("Synapse would not start with this: {} is given", node.value.kind()),
         format!("Give {wanted}."),
     )
 }
 
-fn place(file: &Path, node: &Node, key: &str) -> Place {
+pub(super) fn place(file: &Path, node: &Node, key: &str) -> Place {
     Place { file: file.to_owned(), position: yaml::position(node.referenced), key: key.to_owned() }
 }
 
 /// Reads the keys that matter from one file. A file that is no mapping is passed over, as Synapse does.
-fn parse(file: &Path) -> Result<Vec<(&'static str, Node)>, Finding> {
+pub(super) fn parse(file: &Path) -> Result<Vec<(&'static str, Node)>, Finding> {
     let bytes = std::fs::read(file).map_err(|error| unreadable(file, &explain_io(&error)))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable(file, "it is not UTF-8 text"))?;
-    yaml::parse(&text).map_err(|(position, why)| {
-        Place { file: file.to_owned(), position, key: String::new() }.error(
-            format!("this is not YAML: {why}"),
-            "Mend the homeserver's config; Synapse would not start with it either.",
-        )
+    yaml::parse(&text).map_err(|trouble| {
+        Place { file: file.to_owned(), position: trouble.position, key: String::new() }
+            .error(trouble.why, trouble.mend)
     })
 }

@@ -7,7 +7,9 @@
 mod check;
 mod environment;
 mod finding;
+pub mod homeserver;
 pub mod homeserver_yaml;
+mod outline;
 mod raw;
 mod secrets;
 mod settings;
@@ -19,9 +21,12 @@ use chrono::{DateTime, Utc};
 
 pub use environment::Environment;
 pub use finding::{Finding, Level, Place};
+pub use outline::Outline;
+pub use secrets::read_secret;
 pub use settings::{
-    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings, Pem,
-    ScheduleSettings, ScopeSettings, Settings, StateSettings, SynapseSettings, TemplateText, TemplateTexts,
+    AccountSettings, ControlSettings, DefguardAuth, DefguardSettings, Globs, LogFormat, LogSettings,
+    MonitoringSettings, NoticeSettings, Pem, ScheduleSettings, ScopeSettings, Settings, StateSettings,
+    SynapseSettings, TemplateText, TemplateTexts, WebhookSettings,
 };
 
 /// Reads and checks a config file. With the settings come the warnings; without them, every error and warning.
@@ -36,15 +41,25 @@ pub fn load(
 }
 
 /// Reads the templates of a config file only, for which neither the secrets nor the servers need be at hand.
-pub fn load_templates(path: &Path) -> Result<TemplateTexts, Vec<Finding>> {
+pub fn load_templates(path: &Path, env: &Environment) -> Result<TemplateTexts, Vec<Finding>> {
     let text = read(path)?;
     let mut document = raw::Document::parse(path, &text)?;
-    let texts = check::templates(&mut document);
+    let texts = check::templates(&mut document, env);
     let findings = document.findings();
     match texts {
         Some(texts) if !findings.iter().any(Finding::is_error) => Ok(texts),
         _ => Err(findings),
     }
+}
+
+/// Reads only what is needed to ask the daemon, for which neither the secrets nor the rest of the config need be in
+/// order.
+pub fn load_asking(path: &Path, env: &Environment) -> Result<(ControlSettings, LogSettings), Vec<Finding>> {
+    let text = read(path)?;
+    let mut document = raw::Document::parse(path, &text)?;
+    let settings = check::asking(&mut document, env);
+    let findings = document.findings();
+    if findings.iter().any(Finding::is_error) { Err(findings) } else { Ok(settings) }
 }
 
 fn read(path: &Path) -> Result<String, Vec<Finding>> {

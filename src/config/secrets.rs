@@ -33,10 +33,11 @@ impl Wanted {
     /// How it can be given, for a finding that it is missing.
     pub(super) fn ways(&self) -> String {
         format!(
-            "Put it into a file that only this service can read and name that file with `{}`, or give it as the \
-             systemd credential {}, or in the environment as {}.",
-            self.key,
+            "Put it into /etc/defguard-synapse-sync/credentials/{}, from where systemd hands it over (on a terminal, set \
+             CREDENTIALS_DIRECTORY to that directory), or into any file that only this service can read, named with \
+             `{}`, or give it in the environment as {}.",
             self.name,
+            self.key,
             Environment::secret_variable(self.name)
         )
     }
@@ -71,7 +72,7 @@ pub(super) fn source(table: &mut Table<'_, '_>, wanted: &Wanted, env: &Environme
     }
     if let Some(directory) = env.directory("CREDENTIALS_DIRECTORY") {
         let path = directory.join(wanted.name);
-        if path.exists() {
+        if path.exists() && !is_blank(&path) {
             let at = Place::key(&path, "");
             sources.push(Source::Credential(path, at));
         }
@@ -91,6 +92,12 @@ pub(super) fn source(table: &mut Table<'_, '_>, wanted: &Wanted, env: &Environme
         table.find(finding);
     }
     Some(first)
+}
+
+/// Whether a credential stands for none: the unit gives a blank line where the admin has no file (`SetCredential=`).
+fn is_blank(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.len() <= 1)
+        && std::fs::read(path).is_ok_and(|bytes| bytes.trim_ascii().is_empty())
 }
 
 /// Reads a secret from where it was given. What is in the way is reported.
@@ -125,6 +132,18 @@ pub(super) fn read(table: &mut Table<'_, '_>, wanted: &Wanted, source: &Source) 
     None
 }
 
+/// Reads a secret from a file that is named on the command line. The error says why not.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+    let (text, _) = read_file(path)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("it is empty".to_owned()),
+        secret if secret.chars().any(char::is_control) => {
+            Err("it has more than one line, or a control character in it".to_owned())
+        }
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
 /// The path of a secret's file. What is no path may be the secret itself.
 fn secret_path(path: &At<String>) -> Result<PathBuf, Finding> {
     absolute(path).map_err(|_| path.at.error(
@@ -143,6 +162,24 @@ pub(super) fn absolute(path: &At<String>) -> Result<PathBuf, Finding> {
         "this is not an absolute path, and a service has no directory of its own to start from",
         "Write the path from the root on, beginning with a slash.",
     ))
+}
+
+/// What a path begins with that lies in the directory of systemd's credentials.
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
+
+/// The same, or a systemd credential.
+pub(super) fn absolute_or_credential(path: &At<String>, env: &Environment) -> Result<PathBuf, Finding> {
+    let Some(name) = path.value.strip_prefix(CREDENTIALS) else { return absolute(path) };
+    match env.directory("CREDENTIALS_DIRECTORY") {
+        Some(directory) => Ok(directory.join(name)),
+        None => Err(path.at.error(
+            "this is a systemd credential, and there are none here",
+            format!(
+                "Start it by systemd, with LoadCredential={name}:/its/path in the unit, or set CREDENTIALS_DIRECTORY \
+                 to a directory with a file of this name."
+            ),
+        )),
+    }
 }
 
 /// Reads a text file, and its mode if it is a plain file. The error says why not; it shows neither the content nor the

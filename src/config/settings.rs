@@ -1,13 +1,14 @@
 //! A config after its check. Whoever holds a [`Settings`] need not doubt any value in it.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use globset::GlobSet;
+use matrix_sdk::ruma::OwnedRoomOrAliasId;
 use secrecy::SecretString;
 use url::Url;
 
-use super::finding::Place;
+use super::{finding::Place, homeserver_yaml::Facts};
 use crate::{
     domain::{CreateMode, FieldPolicy, GuardLimits, Instance, OffBoarding, OnConflict, ServerName, Username},
     schedule::Cron,
@@ -36,6 +37,12 @@ pub struct Settings {
     pub state: StateSettings,
     /// How the other verbs reach the daemon.
     pub control: ControlSettings,
+    /// Where Defguard's webhook is received, if it is.
+    pub webhook: Option<WebhookSettings>,
+    /// Where notices go, if they are wished.
+    pub notices: Option<NoticeSettings>,
+    /// Where the daemon tells how it is.
+    pub monitoring: MonitoringSettings,
     /// What is logged.
     pub log: LogSettings,
     pub(super) _checked: Checked,
@@ -150,6 +157,8 @@ pub struct SynapseSettings {
     pub create: CreateMode,
     /// The server name in the homeserver's own config, if that is read; the server itself must say the same.
     pub server_name: Option<ServerName>,
+    /// What the homeserver's own config says about logins, if that is read.
+    pub homeserver: Option<Facts>,
 }
 
 /// The templates as texts; `crate::mapping` compiles them. What is `None` was not given, which Synapse takes as "no
@@ -215,6 +224,39 @@ pub struct StateSettings {
 pub struct ControlSettings {
     /// The Unix socket of the daemon.
     pub socket: PathBuf,
+}
+
+/// `[webhook]`, if something listens there.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// The address of the listener.
+    pub listen: SocketAddr,
+    /// The address at which Defguard reaches the listener, with the path.
+    pub url: Url,
+    /// What Defguard has to send to prove that an event is its own.
+    pub token: SecretString,
+    /// How long after an event the person is looked at.
+    pub delay: Duration,
+}
+
+/// `[notices]`, if a room is named.
+#[derive(Debug, Clone)]
+pub struct NoticeSettings {
+    /// The room.
+    pub room: OwnedRoomOrAliasId,
+    /// For how long Defguard has to be unusable before that is told.
+    pub unusable_after: Duration,
+}
+
+/// `[monitoring]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitoringSettings {
+    /// Where metrics, health and the status page are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether the config names that address. If it does not, a daemon that cannot have the usual one goes without it.
+    pub listen_given: bool,
+    /// Whether the status page names people; otherwise it gives their numbers.
+    pub status_page_names: bool,
 }
 
 /// `[log]`

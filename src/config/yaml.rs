@@ -9,10 +9,52 @@ use serde_saphyr::{
 };
 
 /// The top-level keys that matter here.
-const KEYS: [&str; 3] = ["server_name", "oidc_providers", "oidc_config"];
+const KEYS: [&str; 12] = [
+    "server_name",
+    "oidc_providers",
+    "oidc_config",
+    "public_baseurl",
+    "enable_registration",
+    "password_config",
+    "email",
+    "sso",
+    "session_lifetime",
+    "nonrefreshable_access_token_lifetime",
+    "registration_shared_secret",
+    "registration_shared_secret_path",
+];
 
-/// Why a text is no YAML, and where.
-pub(super) type Trouble = (Option<(u32, u32)>, String);
+/// How deep mappings and lists may stand in one another. Synapse's own config has ten levels at most, and each takes
+/// some KiB of the stack.
+const DEEPEST: usize = 32;
+
+/// Why a text cannot be read, and where.
+pub(super) struct Trouble {
+    /// Line and column, if they are known.
+    pub(super) position: Option<(u32, u32)>,
+    /// What is wrong.
+    pub(super) why: String,
+    /// What to do.
+    pub(super) mend: &'static str,
+}
+
+impl From<serde_saphyr::Error> for Trouble {
+    fn from(error: serde_saphyr::Error) -> Self {
+        let position = error.location().and_then(position);
+        match error {
+            serde_saphyr::Error::Budget { .. } => Self {
+                position,
+                why: format!("this has more than {DEEPEST} levels, or is larger than any config"),
+                mend: "Take the templates out of it and write them into [templates] of our own config.",
+            },
+            error => Self {
+                position,
+                why: format!("this is not YAML: {error}"),
+                mend: "Mend the homeserver's config; Synapse would not start with it either.",
+            },
+        }
+    }
+}
 
 /// Reads the keys that matter from the text of one file, in its order. A file that is no mapping has none: Synapse
 /// passes it over.
@@ -20,12 +62,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<(&'static str, Node)>, Trouble> {
     let options = serde_saphyr::options! {
         // Errors must not quote the lines around them.
         with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: DEEPEST },
         duplicate_keys: DuplicateKeyPolicy::LastWins,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
-    serde_saphyr::from_str_with_options::<Top>(text, options)
-        .map(|top| top.0)
-        .map_err(|error| (error.location().and_then(position), error.to_string()))
+    serde_saphyr::from_str_with_options::<Top>(text, options).map(|top| top.0).map_err(Trouble::from)
 }
 
 /// The whole of one file.

@@ -1,8 +1,12 @@
 //! The directory as Defguard 2.x serves it: with an API token or a login of its own, page by page, and with a sober
 //! judgement of how far the result can be trusted. What is relied on here is recorded in `docs/facts/defguard.md`.
 
+mod endpoint;
 mod explain;
+mod openid;
+mod probe;
 mod session;
+pub mod webhooks;
 mod wire;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
@@ -10,11 +14,17 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use reqwest::{
-    StatusCode,
+    Method, StatusCode,
     header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
+
+pub use self::{
+    openid::{App, AppData, Discovery},
+    probe::Licence,
+};
 
 use self::{
     explain::{Asked, Proof, defguard_message, refuse_old_version, unanswered},
@@ -149,7 +159,7 @@ impl Defguard {
             }
         };
         Ok(Self {
-            http: Http::new(Peer::Defguard, http)?,
+            http: Http::new(Peer::Defguard, http, endpoint::name)?,
             url,
             credentials,
             page_workers: page_workers.max(1),
@@ -176,40 +186,56 @@ impl Defguard {
         let read = &read;
         self.http
             .repeated(|| async move {
-                let answer = self.get_once(asked, url).await?;
+                let answer = self.once(asked, Method::GET, url, None).await?;
                 refuse_old_version(&asked, &answer)?;
                 read(&answer)
             })
             .await
     }
 
-    /// One answer of whatever status. A session that Defguard no longer knows is renewed once.
-    async fn get_once(&self, asked: Asked<'_>, url: &Url) -> Result<Answer, Failure> {
+    /// Writes one time; an answer of whatever status.
+    async fn write(
+        &self,
+        asked: Asked<'_>,
+        method: Method,
+        url: &Url,
+        body: &Value,
+    ) -> Result<Answer, Failure> {
+        let answer = self.once(asked, method, url, Some(body)).await?;
+        refuse_old_version(&asked, &answer)?;
+        Ok(answer)
+    }
+
+    /// One answer of whatever status. A session that Defguard no longer knows is renewed once; nothing was done then.
+    async fn once(
+        &self,
+        asked: Asked<'_>,
+        method: Method,
+        url: &Url,
+        body: Option<&Value>,
+    ) -> Result<Answer, Failure> {
+        let send = |name: HeaderName, value: &HeaderValue| {
+            let request = self.http.client().request(method.clone(), url.clone()).header(name, value.clone());
+            let request = match body {
+                Some(body) => request.json(body),
+                None => request,
+            };
+            async move { self.http.once(asked.what, request).await.map_err(unanswered) }
+        };
         let session = match &self.credentials {
-            Credentials::Token(token) => return self.send(asked, url, AUTHORIZATION, token).await,
+            Credentials::Token(token) => return send(AUTHORIZATION, token).await,
             Credentials::Session(session) => session,
         };
         let mut pass = session.pass(&self.http).await?;
-        let mut answer = self.send(asked, url, COOKIE, &pass.cookie).await?;
+        let mut answer = send(COOKIE, &pass.cookie).await?;
         if session_refused(&answer) && !pass.fresh {
             pass = session.renew(&pass, &self.http).await?;
-            answer = self.send(asked, url, COOKIE, &pass.cookie).await?;
+            answer = send(COOKIE, &pass.cookie).await?;
         }
         if session_refused(&answer) {
             session.useless(&pass, &asked.explain(&answer)).await;
         }
         Ok(answer)
-    }
-
-    async fn send(
-        &self,
-        asked: Asked<'_>,
-        url: &Url,
-        name: HeaderName,
-        value: &HeaderValue,
-    ) -> Result<Answer, Failure> {
-        let request = self.http.client().get(url.clone()).header(name, value.clone());
-        self.http.once(asked.what, request).await.map_err(unanswered)
     }
 
     async fn page(&self, number: u64) -> Result<PlacedPage, Failure> {

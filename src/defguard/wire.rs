@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::domain::{DefguardId, Page, Person, Username};
 
@@ -17,6 +17,7 @@ struct UserInfo {
     last_name: String,
     name: String,
     email: String,
+    #[serde(deserialize_with = "present")]
     phone: Option<String>,
     groups: BTreeSet<String>,
     is_active: bool,
@@ -43,10 +44,19 @@ impl UserInfo {
     }
 }
 
+/// Rows are kept as they came until they are read one by one, so that a key that stands twice in one is seen: which of
+/// the two is true cannot be said.
 #[derive(Deserialize)]
-struct WirePage {
-    data: Vec<Value>,
-    pagination: Pagination,
+struct WirePage<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+    pagination: Option<Pagination>,
+}
+
+#[derive(Deserialize)]
+struct Details<'a> {
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +64,7 @@ struct Pagination {
     current_page: u64,
     total_items: u64,
     total_pages: u64,
+    #[serde(deserialize_with = "present")]
     next_page: Option<u64>,
 }
 
@@ -81,34 +92,33 @@ pub(super) enum ShapeError {
 
 /// Reads a page of the list. An entry that is no person is counted and does not spoil the page.
 pub(super) fn page(body: &[u8]) -> Result<PlacedPage, ShapeError> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;
-    if value.is_array() {
+    let text = json(body)?;
+    if text.get().starts_with('[') {
         return Err(ShapeError::PlainArray);
     }
-    if value.get("pagination").is_none() {
-        return Err(ShapeError::Shape("`pagination` is missing"));
-    }
-    let wire: WirePage = serde_json::from_value(value)
+    let wire: WirePage<'_> = serde_json::from_str(text.get())
         .map_err(|_| ShapeError::Shape("`data` or `pagination` is not as Defguard 2.x sends it"))?;
+    let pagination = wire.pagination.ok_or(ShapeError::Shape("`pagination` is missing"))?;
     let rows = wire.data.len();
     let people: Vec<Person> = wire.data.into_iter().filter_map(person).collect();
     Ok(PlacedPage {
         page: Page {
             malformed: rows - people.len(),
             people,
-            total_items: wire.pagination.total_items,
-            total_pages: wire.pagination.total_pages,
+            total_items: pagination.total_items,
+            total_pages: pagination.total_pages,
         },
-        current: wire.pagination.current_page,
-        next: wire.pagination.next_page,
+        current: pagination.current_page,
+        next: pagination.next_page,
     })
 }
 
 /// Reads the answer to the look-up of one person, `{"user": UserInfo, …}`.
 pub(super) fn details(body: &[u8]) -> Result<Person, ShapeError> {
-    let mut value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;
-    let user = value.get_mut("user").ok_or(ShapeError::Shape("`user` is missing"))?;
-    person(user.take()).ok_or(ShapeError::Shape("`user` is not a person as Defguard 2.x sends them"))
+    let details: Details<'_> = serde_json::from_str(json(body)?.get())
+        .map_err(|_| ShapeError::Shape("it is not the look-up of a person as Defguard 2.x answers it"))?;
+    let user = details.user.ok_or(ShapeError::Shape("`user` is missing"))?;
+    person(user).ok_or(ShapeError::Shape("`user` is not a person as Defguard 2.x sends them"))
 }
 
 /// Reads the names in all groups (`GET /api/v1/group-info`).
@@ -117,16 +127,19 @@ pub(super) fn group_members(body: &[u8]) -> Result<BTreeSet<Username>, ShapeErro
     struct Group {
         members: Vec<String>,
     }
-    let value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;
-    let groups: Vec<Group> = serde_json::from_value(value)
+    let groups: Vec<Group> = serde_json::from_str(json(body)?.get())
         .map_err(|_| ShapeError::Shape("it is not a list of groups as Defguard 2.x sends it"))?;
     Ok(groups.into_iter().flat_map(|group| group.members).map(Username::new).collect())
 }
 
 /// Reads a bare `UserInfo`.
 pub(super) fn user(body: &[u8]) -> Result<Person, ShapeError> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)?;
-    person(value).ok_or(ShapeError::Shape("it is not a person as Defguard 2.x sends them"))
+    person(json(body)?).ok_or(ShapeError::Shape("it is not a person as Defguard 2.x sends them"))
+}
+
+/// The whole of a body, if it is JSON at all.
+fn json(body: &[u8]) -> Result<&RawValue, ShapeError> {
+    serde_json::from_slice(body).map_err(|_| ShapeError::NotJson)
 }
 
 /// The text of Defguard's JSON error bodies, `{"msg": "…"}`.
@@ -138,14 +151,19 @@ pub(super) fn message(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<Message>(body).ok().map(|message| message.msg)
 }
 
-fn person(value: Value) -> Option<Person> {
-    serde_json::from_value::<UserInfo>(value).ok()?.into_person()
+/// Reads a value that may be null and must be there; serde takes a missing key for null.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+fn person(row: &RawValue) -> Option<Person> {
+    serde_json::from_str::<UserInfo>(row.get()).ok()?.into_person()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

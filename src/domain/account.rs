@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{DefguardId, Email, ExternalId, Instance, Mxid};
@@ -95,6 +96,15 @@ impl fmt::Debug for AccountSummary {
             .field("admin", &self.admin)
             .finish_non_exhaustive()
     }
+}
+
+/// How much an account is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// When a client last did something with it; `None` if none ever did.
+    pub last_seen: Option<DateTime<Utc>>,
+    /// In how many rooms it is.
+    pub rooms: usize,
 }
 
 /// What to do with one field.

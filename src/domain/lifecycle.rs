@@ -43,8 +43,10 @@ impl fmt::Display for Leaving {
     }
 }
 
-/// Where a link is on the ladder. The default is the ground: the account is in use.
+/// Where a link is on the ladder. The default is the ground: the account is in use. As everything that is stored and has
+/// defaults, it refuses keys that it does not know: one that was damaged must not be taken for one that is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lifecycle {
     /// They were missed, or found out of scope, and it is not proved yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,6 +98,7 @@ impl Lifecycle {
 
 /// An absence that is being proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Away {
     /// What it looks like: gone, or out of scope.
     pub why: Leaving,
@@ -110,6 +113,7 @@ pub struct Away {
 
 /// A lock of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OurLock {
     /// Why.
     pub why: Leaving,
@@ -122,6 +126,7 @@ pub struct OurLock {
 
 /// A deactivation of ours, with what is given back when they return.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OurDeactivation {
     /// When.
     pub at: DateTime<Utc>,
@@ -134,6 +139,7 @@ pub struct OurDeactivation {
 
 /// A device with which somebody is logged in to an account.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Session {
     /// The device id.
     pub device: String,
@@ -143,6 +149,7 @@ pub struct Session {
 
 /// What Synapse takes off an account for good when it is deactivated.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Belongings {
     /// The display name.
     pub display_name: Option<String>,

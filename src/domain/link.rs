@@ -15,6 +15,7 @@ use super::{
 
 /// The tie between a person and the account that is theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Link {
     /// Whose account it is.
     pub id: DefguardId,
@@ -36,6 +37,7 @@ pub struct Link {
 
 /// The baseline of the profile fields: what Defguard's templates gave when the account was last brought in step.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Applied {
     /// The display name; `None` if the template gave nothing.
     pub display_name: Option<String>,
@@ -240,6 +242,9 @@ pub struct RunRecord {
     pub people: BTreeMap<String, u64>,
     /// Things done, by kind.
     pub changes: BTreeMap<String, u64>,
+    /// People for whom something failed.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 impl Change {

@@ -16,7 +16,7 @@ mod person;
 mod policy;
 mod standing;
 
-pub use account::{Account, AccountPatch, AccountSummary, Field, ThreePid};
+pub use account::{Account, AccountPatch, AccountSummary, Activity, Field, ThreePid};
 pub use conflict::{Conflict, Standoff, Twins};
 pub use email::{Email, EmailProblem};
 pub use failure::{Failure, FailureClass, Lookup, Peer};
@@ -31,5 +31,7 @@ pub use link::{Applied, Backoff, Change, Entry, Intent, Link, Move, RunId, RunRe
 pub use listing::{Completeness, Listing, Page};
 pub use mapped::{Mapped, MappedField, MappingError};
 pub use person::Person;
-pub use policy::{CreateMode, FieldPolicy, GuardLimits, OffBoarding, OnConflict, OnLeave, SessionsOnLock};
-pub use standing::{ConfigPrint, ServiceRecord, Standing};
+pub use policy::{
+    Certainty, CreateMode, FieldPolicy, GuardLimits, OffBoarding, OnConflict, OnLeave, SessionsOnLock,
+};
+pub use standing::{ConfigPrint, ServiceRecord, Standing, Watched};

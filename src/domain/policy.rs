@@ -1,10 +1,10 @@
 //! The policies by which an admin says how far this program may go with an account.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
-use super::{Leaving, Mxid};
+use super::{Leaving, Lifecycle, Mxid};
 
 /// What becomes of a new person whose localpart (or subject) already belongs to an account that is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -47,6 +47,29 @@ pub enum CreateMode {
     OneRequest,
     /// An empty request, and the rest only after the answer 201.
     EmptyFirst,
+}
+
+/// How sure it is that an account is a person's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Only the name is the same, which somebody else may have had before.
+    Guess,
+    /// It has their e-mail address.
+    Likely,
+    /// Their login opens it already.
+    Certain,
+}
+
+impl Certainty {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guess => "guess",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
 }
 
 /// What becomes of the account of somebody who leaves.
@@ -127,6 +150,18 @@ impl OffBoarding {
             Leaving::Disabled => SessionsOnLock::Keep,
             Leaving::Gone | Leaving::OutOfScope => SessionsOnLock::End,
         })
+    }
+
+    /// When an account that we locked is due to be deactivated, since its owner left like this; `None`: never, or it is
+    /// not locked by us.
+    pub fn deactivation_due(&self, life: &Lifecycle, why: Leaving) -> Option<DateTime<Utc>> {
+        let locked = life.locked.as_ref()?;
+        let begun = life.away.as_ref().map_or(locked.at, |away| away.since.max(locked.at));
+        match (self.on(why), self.deactivate_after) {
+            (OnLeave::Deactivate, _) => Some(begun),
+            (OnLeave::Lock, Some(after)) if why != Leaving::Disabled => begun.checked_add_signed(after),
+            _ => None,
+        }
     }
 
     /// Whether the account is protected by name.

@@ -1,9 +1,11 @@
 //! What the store knows about itself, and what the homeserver keeps to tell whether that can be true.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Held;
+use super::{DefguardId, Held, Mxid};
 
 /// The parts of the config that decide over whom and over what, as digests: a change of one of them can do what no
 /// change of people would.
@@ -23,7 +25,7 @@ pub struct ConfigPrint {
 
 /// What the store knows about itself beside links and journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Standing {
     /// How often a run of this store was about to change something. The homeserver keeps the same number
     /// ([`ServiceRecord`]), so that an old copy of the store is noticed.
@@ -38,6 +40,20 @@ pub struct Standing {
     pub lost: Option<String>,
     /// What the guard is holding.
     pub hold: Option<Held>,
+    /// What the last run for everybody found that nobody but a person can settle, such as a leaver who is a server admin
+    /// or an account that somebody else locked.
+    pub watched: BTreeMap<DefguardId, Vec<Watched>>,
+}
+
+/// Something about one linked person that is left to people.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Watched {
+    /// The account.
+    pub mxid: Mxid,
+    /// Whether it must not stay so.
+    pub critical: bool,
+    /// What it is.
+    pub what: String,
 }
 
 /// What we keep in the account data of our own account on the homeserver. There it survives the loss of the store, and

@@ -69,7 +69,7 @@ impl Applied {
 }
 
 impl Engine {
-    /// Does the groups, several at once, until all are done or it is no use to go on.
+    /// Does the groups of a plan, several at once, until all are done or it is no use to go on.
     pub(super) async fn apply(
         &self,
         seen: &Gathered,
@@ -77,7 +77,17 @@ impl Engine {
         run: Option<RunId>,
         progress: &dyn Progress,
     ) -> Result<Applied, Failure> {
-        let groups = &plan.plan().groups;
+        self.groups(seen, &plan.plan().groups, run, progress).await
+    }
+
+    /// The same with groups to which an admin said yes, which the guard does not judge.
+    pub(super) async fn groups(
+        &self,
+        seen: &Gathered,
+        groups: &[Group],
+        run: Option<RunId>,
+        progress: &dyn Progress,
+    ) -> Result<Applied, Failure> {
         // The failure after which no further groups are begun.
         let enough = OnceLock::new();
         let in_a_row = AtomicUsize::new(0);
@@ -180,19 +190,23 @@ impl Engine {
             match outcome {
                 Ok(entries) => {
                     for entry in entries {
-                        tracing::info!(person = %entry.id, mxid = %entry.mxid, change = entry.change.kind(), "done");
+                        let run = run.map(|run| run.0);
+                        let (person, action) = (entry.id.0, entry.change.kind());
+                        tracing::info!(run, person, mxid = %entry.mxid, action, "done: {action} for {}", entry.mxid);
                         done.done.entry(entry.id).or_default().push(entry.change);
                     }
                 }
                 Err(Undone::Failed(failure)) if failure.peer == Peer::Store => return Err(failure),
                 Err(Undone::Failed(failure)) => {
-                    tracing::warn!(person = %step.person(), mxid = %step.mxid(), %failure, "failed");
+                    let (run, person) = (run.map(|run| run.0), step.person().0);
+                    tracing::warn!(run, person, mxid = %step.mxid(), action = "failed", "failed: {failure}");
                     self.leave_off(seen, group, &writer, Some(&failure))?;
                     done.failed = Some((step.person(), failure));
                     return Ok(done);
                 }
                 Err(Undone::Changed(why)) => {
-                    tracing::info!(person = %step.person(), mxid = %step.mxid(), why, "put off to the next run");
+                    let (run, person) = (run.map(|run| run.0), step.person().0);
+                    tracing::info!(run, person, mxid = %step.mxid(), action = "put_off", "put off to the next run: {why}");
                     self.leave_off(seen, group, &writer, None)?;
                     done.put_off = Some(why);
                     return Ok(done);
@@ -217,7 +231,8 @@ impl Engine {
         }
         for (id, change) in &group.told {
             if let Some(link) = seen.links.get(id) {
-                tracing::warn!(person = %id, mxid = %link.mxid, change = change.kind(), "alarm");
+                let (number, person, action) = (run.map(|run| run.0), id.0, change.kind());
+                tracing::warn!(run = number, person, mxid = %link.mxid, action, "alarm: {action}");
                 let (mxid, change) = (link.mxid.clone(), change.clone());
                 outcome.journal.push(Entry { run, at: self.clock.now(), id: *id, mxid, change });
             }

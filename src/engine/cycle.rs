@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Engine, Explanation, PersonReport, Progress, RunReport, RunRequest,
+    Engine, Explanation, PersonReport, Progress, RunReport, RunRequest, Stage,
     apply::Applied,
     gather::Gathered,
     report::{steps_of, template_values},
@@ -22,6 +22,8 @@ struct Found {
     seen: Gathered,
     /// The people whom the run was asked for by name.
     asked: BTreeSet<DefguardId>,
+    /// Whether it is about everybody.
+    everybody: bool,
     plan: ApprovedPlan,
     /// What the guard keeps back of what would be done.
     held: Option<Held>,
@@ -85,13 +87,15 @@ impl Engine {
         request: &RunRequest,
         progress: &dyn Progress,
     ) -> Result<(), Failure> {
+        progress.stage(Stage::Reading);
         // Nothing is in hand yet, so a run that is asked to end ends at once.
         let Some(found) = self.stop.run_until_cancelled(self.find_out(report, request)).await else {
             report.interrupted = true;
             return Ok(());
         };
-        let Some(Found { mut seen, asked, mut plan, held, by_approval }) = found? else { return Ok(()) };
-        let everybody = request.only.is_empty();
+        let Some(Found { mut seen, asked, everybody, mut plan, held, by_approval }) = found? else {
+            return Ok(());
+        };
         if !everybody {
             plan.restrict(&asked);
         }
@@ -111,12 +115,13 @@ impl Engine {
             if everybody {
                 self.keep_hold(&mut seen, held)?;
             }
+            progress.stage(Stage::Writing);
             let applied = self.apply(&seen, &plan, report.run, progress).await?;
             self.remember(&seen, plan.plan(), &applied, &concerned)?;
             report.interrupted = applied.interrupted;
             report.failure.clone_from(&applied.stopped);
             if everybody {
-                self.keep_standing(&mut seen, &applied, by_approval)?;
+                self.keep_standing(&mut seen, plan.plan(), &applied, by_approval)?;
             }
             Some(applied)
         };
@@ -131,7 +136,14 @@ impl Engine {
         report.completeness = Some(seen.listing.completeness().clone());
         self.recover(&mut seen, request.dry_run).await?;
         let mut asked = BTreeSet::new();
+        let mut everybody = request.only.is_empty();
         for name in &request.only {
+            if request.or_everybody {
+                let (meant, clear) = seen.resolve_hint(name);
+                asked.extend(meant);
+                everybody |= !clear;
+                continue;
+            }
             match seen.resolve(name) {
                 Some(id) => {
                     asked.insert(id);
@@ -139,13 +151,18 @@ impl Engine {
                 None => report.unknown.push(name.clone()),
             }
         }
-        if asked.is_empty() && !request.only.is_empty() {
+        if everybody {
+            // Where somebody is asked for, nobody else is decided about.
+            asked.clear();
+        }
+        if asked.is_empty() && !everybody {
             return Ok(None);
         }
         let guarded = self.decide_guarded(&mut seen, request, &asked).await?;
         Ok(Some(Found {
             seen,
             asked,
+            everybody,
             plan: guarded.plan,
             held: guarded.held,
             by_approval: guarded.by_approval,
@@ -214,9 +231,10 @@ impl Engine {
             let Some(id) = seen.resolve(name) else { return Ok(None) };
             let request = RunRequest { dry_run: true, ..RunRequest::everybody(Pass::Frequent) };
             let guarded = self.decide_guarded(&mut seen, &request, &BTreeSet::from([id])).await?;
-            Ok(Some((seen, id, guarded.plan)))
+            let login = self.forecast(&mut seen, &BTreeSet::from([id]), &()).await?.pop();
+            Ok(Some((seen, id, guarded.plan, login)))
         };
-        let Some((seen, id, plan)) = self.read(found).await? else { return Ok(None) };
+        let Some((seen, id, plan, login)) = self.read(found).await? else { return Ok(None) };
         let plan = plan.plan();
         let mut reports = people_reports(&seen, plan, None, &BTreeSet::from([id]));
         let link = seen.links.get(&id).cloned();
@@ -256,6 +274,8 @@ impl Engine {
                 limit: Some(EXPLAINED_ENTRIES),
                 ..JournalFilter::default()
             })?,
+            login,
+            login_rules: self.login_rules,
         }))
     }
 }

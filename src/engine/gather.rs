@@ -114,6 +114,21 @@ impl Gathered {
             .map(|person| person.id);
         listed.or_else(|| self.links.values().find(|link| link.username.as_str() == name).map(|link| link.id))
     }
+
+    /// The people whom a hint can mean, and whether it is clear whom: the list shows one of them and no link has the
+    /// name of another. `name` is a username, or `#` and an id.
+    pub(super) fn resolve_hint(&self, name: &str) -> (BTreeSet<DefguardId>, bool) {
+        let people = self.listing.people();
+        if name.starts_with('#') {
+            let id = self.resolve(name);
+            return (id.into_iter().collect(), id.is_some_and(|id| people.contains_key(&id)));
+        }
+        let listed = people.values().find(|person| person.username.as_str() == name).map(|person| person.id);
+        let linked = self.links.values().filter(|link| link.username.as_str() == name).map(|link| link.id);
+        let meant: BTreeSet<DefguardId> = listed.into_iter().chain(linked).collect();
+        let clear = listed.is_some() && meant.len() == 1;
+        (meant, clear)
+    }
 }
 
 impl Engine {
@@ -159,9 +174,9 @@ impl Engine {
         let standing = self.store.standing()?;
         let migration = standing.accepted.as_ref().and_then(|accepted| {
             let now = &self.options.config;
-            let changed = accepted.auth_provider != now.auth_provider
-                || accepted.subject_template != now.subject_template;
-            changed.then(|| Migration { from: accepted.auth_provider.clone() })
+            let same_template = accepted.subject_template == now.subject_template;
+            let changed = accepted.auth_provider != now.auth_provider || !same_template;
+            changed.then(|| Migration { from: accepted.auth_provider.clone(), same_template })
         });
         Ok(Gathered {
             standing,

@@ -11,9 +11,9 @@ use super::{
     trust::Doubt,
 };
 use crate::{
-    domain::{DefguardId, Failure, Harm, Held, HoldReason, Leaving},
+    domain::{DefguardId, Failure, Harm, Held, HoldReason, Leaving, Watched},
     ports::JournalFilter,
-    reconcile::{ApprovedPlan, Cause, Guard, Verdict, harm_of_change},
+    reconcile::{ApprovedPlan, Cause, Guard, Note, PersonPlan, Plan, Verdict, harm_of_change},
 };
 
 /// How far back what was done counts against the limits.
@@ -107,6 +107,7 @@ impl Engine {
     pub(super) fn keep_standing(
         &self,
         seen: &mut Gathered,
+        plan: &Plan,
         applied: &Applied,
         by_approval: bool,
     ) -> Result<(), Failure> {
@@ -117,6 +118,7 @@ impl Engine {
         }
         if seen.listing.is_complete() {
             standing.last_look = Some(seen.now);
+            standing.watched = watched(plan);
             // Whatever the new config does is done, or nobody is left to whom it could be done.
             let done = applied.stopped.is_none() && !applied.interrupted && applied.all_done();
             // A group filter does what it does only once that is proved.
@@ -133,6 +135,22 @@ impl Engine {
         }
         if *standing == before { Ok(()) } else { self.store.set_standing(standing) }
     }
+}
+
+/// What is left to people.
+fn watched(plan: &Plan) -> BTreeMap<DefguardId, Vec<Watched>> {
+    let of = |person: &PersonPlan| -> Vec<Watched> {
+        let Some(mxid) = &person.mxid else { return Vec::new() };
+        let notes = person.notes.iter().filter(|note| note.is_left_to_people());
+        let watched = |note: &Note| Watched {
+            mxid: mxid.clone(),
+            critical: note.is_critical(),
+            what: note.to_string(),
+        };
+        notes.map(watched).collect()
+    };
+    let all = plan.people.iter().map(|(id, person)| (*id, of(person)));
+    all.filter(|(_, watched)| !watched.is_empty()).collect()
 }
 
 /// An approval that lets nothing run.

@@ -3,14 +3,19 @@
 //! The engine knows the ports and the decision, never an adapter. A run accepts no input but the question whom to look
 //! at; everything else it reads anew.
 
+mod adopt;
 mod apply;
+mod batch;
 mod by_hand;
 mod cycle;
 mod gather;
 mod guarded;
 mod ladder;
 mod leaving;
+mod logins;
+mod memory;
 pub mod queue;
+mod rebuild;
 mod report;
 mod trust;
 mod write;
@@ -29,12 +34,17 @@ use crate::{
         ConfigPrint, CreateMode, Failure, FailureClass, FieldPolicy, GuardLimits, Instance, Mapped,
         OffBoarding, OnConflict, Peer, Person, ServerName,
     },
+    forecast::LoginRules,
     ports::{Clock, Directory, Homeserver, HomeserverInfo, Store},
     reconcile::{Pass, Scope},
 };
 
+pub use adopt::{AdoptRequest, Adopted, Adoption, Double, Doubles, Left, Match};
+pub use batch::{BatchPerson, BatchReport};
 pub use by_hand::HandDone;
-pub use report::{Explanation, PersonReport, Progress, RunReport, StepText, Tally, TemplateValue};
+pub use memory::Forgotten;
+pub use rebuild::{Contradiction, RebuildReport, Target};
+pub use report::{Explanation, PersonReport, Progress, RunReport, Stage, StepText, Tally, TemplateValue};
 
 /// What the templates make of a person, on the homeserver of this name.
 pub type Mapper = Arc<dyn Fn(&Person, &ServerName) -> Mapped + Send + Sync>;
@@ -86,6 +96,10 @@ pub struct RunRequest {
     /// Only these people, by username, `#` and id, or MXID; empty: everybody.
     #[serde(default)]
     pub only: BTreeSet<String>,
+    /// The names are hints and not what somebody wishes: if the list of people does not show one of them, or shows it
+    /// of somebody else than the links do, the run is about everybody.
+    #[serde(default)]
+    pub or_everybody: bool,
     /// Decide only, change nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -97,7 +111,12 @@ pub struct RunRequest {
 impl RunRequest {
     /// A run for everybody.
     pub fn everybody(pass: Pass) -> Self {
-        Self { pass, only: BTreeSet::new(), dry_run: false, approve: None }
+        Self { pass, only: BTreeSet::new(), or_everybody: false, dry_run: false, approve: None }
+    }
+
+    /// A run for people of whom somebody else says that they changed.
+    pub fn hinted(only: BTreeSet<String>) -> Self {
+        Self { only, or_everybody: true, ..Self::everybody(Pass::Frequent) }
     }
 }
 
@@ -108,6 +127,9 @@ pub struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     mapper: Mapper,
+    /// What the templates make of the claims of a login alone.
+    login_mapper: Mapper,
+    login_rules: LoginRules,
     options: Options,
     /// Cancelled when the process is asked to end: people in hand are finished, no further ones are begun.
     stop: CancellationToken,
@@ -116,7 +138,7 @@ pub struct Engine {
     /// Whether the record in our account data was looked at since the start.
     record_seen: AtomicBool,
     /// Runs and changes by hand never overlap.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -134,13 +156,53 @@ impl Engine {
             homeserver,
             store,
             clock,
+            login_mapper: Arc::clone(&mapper),
+            login_rules: LoginRules::default(),
             mapper,
             options,
             stop: CancellationToken::new(),
             homeserver_info: Mutex::new(None),
             record_seen: AtomicBool::new(false),
-            turn: Mutex::new(()),
+            turn: Arc::new(Mutex::new(())),
         }
+    }
+
+    /// The engine for a config that was read again, on the same store. It shares its turn and its end with this one, so
+    /// that a run of the one and a run of the other never overlap.
+    pub fn renewed(
+        &self,
+        directory: Arc<dyn Directory>,
+        homeserver: Arc<dyn Homeserver>,
+        mapper: Mapper,
+        options: Options,
+    ) -> Self {
+        Self {
+            stop: self.stop.clone(),
+            turn: Arc::clone(&self.turn),
+            ..Self::new(
+                directory,
+                homeserver,
+                Arc::clone(&self.store),
+                Arc::clone(&self.clock),
+                mapper,
+                options,
+            )
+        }
+    }
+
+    /// Tries both servers, and says of each that does not answer as it should why not.
+    pub async fn first_contact(&self) -> Vec<Failure> {
+        let (homeserver, directory) = tokio::join!(self.homeserver_info(), self.directory.own_username());
+        [homeserver.err(), directory.err()].into_iter().flatten().collect()
+    }
+
+    /// Tells how Synapse deals with logins, and what the templates make of their claims, for forecasts; without it
+    /// Synapse's defaults count, and what the templates make of a person.
+    #[must_use]
+    pub fn with_logins(mut self, rules: LoginRules, mapper: Mapper) -> Self {
+        self.login_rules = rules;
+        self.login_mapper = mapper;
+        self
     }
 
     /// Cancelling this token lets the run under way finish the people in hand and end.
@@ -167,6 +229,11 @@ impl Engine {
                 "the program was asked to end",
             ))
         })
+    }
+
+    /// How far leavers are taken.
+    pub fn off_boarding(&self) -> &OffBoarding {
+        &self.options.off_boarding
     }
 
     /// Our own memory, for `status` and `journal`.

@@ -132,6 +132,11 @@ impl<K: Ord + Clone, R: Clone> Queue<K, R> {
         self.shared.state().order.iter().cloned().collect()
     }
 
+    /// Whether no more jobs are taken.
+    pub fn is_closed(&self) -> bool {
+        self.shared.state().closed
+    }
+
     /// Takes no more jobs and gives up those that wait. The one that is running can come to its end.
     pub fn close(&self) {
         self.shared.close();

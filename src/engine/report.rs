@@ -10,16 +10,33 @@ use crate::{
         Change, Completeness, Conflict, DefguardId, Entry, Failure, FailureClass, Held, Leaving, Link,
         Mapped, MappedField, MappingError, Mxid, Peer, Person, RunId, RunRecord, Username,
     },
+    forecast::{Forecast, LoginRules},
     reconcile::{Group, Note, Pass, Rung, State, Step},
 };
 
 /// Told how the work goes on.
 pub trait Progress: Send + Sync {
+    /// The work was taken on, and is done whether or not somebody waits for it.
+    fn taken(&self) {}
+
     /// The work waits until the run under way is done.
     fn waiting(&self) {}
 
+    /// Another part of the work begins.
+    fn stage(&self, _stage: Stage) {}
+
     /// `done` of `total` groups are done.
     fn step(&self, done: usize, total: usize);
+}
+
+/// The parts of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Both servers are read, and it is decided what to do.
+    Reading,
+    /// What was decided is done.
+    Writing,
 }
 
 impl Progress for () {
@@ -76,6 +93,9 @@ impl StepText {
                 parts.extend(change.drop_emails.iter().map(|_| "take off an e-mail address".to_owned()));
                 format!("on {mxid}: {}", parts.join(", "))
             }
+            Step::Name { mxid, display_name, .. } if display_name.is_empty() => {
+                format!("take the display name off {mxid}")
+            }
             Step::Name { mxid, .. } => format!("change the display name of {mxid}"),
             Step::Ladder { mxid, rung, .. } => match rung {
                 Rung::Lock { why, .. } => format!("lock {mxid}: {why}"),
@@ -88,6 +108,14 @@ impl StepText {
             },
         };
         Self(text)
+    }
+
+    /// The step without the account, where that stands beside it.
+    pub fn without(&self, mxid: Option<&Mxid>) -> String {
+        let Some(mxid) = mxid else { return self.0.clone() };
+        let step = self.0.strip_prefix(&format!("on {mxid}: ")).unwrap_or(&self.0);
+        let step = step.strip_suffix(&format!(" of {mxid}")).unwrap_or(step);
+        step.replacen(&format!(" {mxid}"), "", 1)
     }
 }
 
@@ -134,11 +162,7 @@ impl RunReport {
     /// The exit code for it: 0 done, 1 failed, 3 some people failed, 4 held by the guard, 5 source or target unusable.
     pub fn exit_code(&self) -> u8 {
         if let Some(failure) = &self.failure {
-            return match (failure.class, failure.peer) {
-                (FailureClass::NeedsPerson, _) => 4,
-                (_, Peer::Store) => 1,
-                _ => 5,
-            };
+            return code_of(failure);
         }
         if self.held.is_some() {
             return 4;
@@ -196,6 +220,26 @@ impl RunReport {
         text
     }
 
+    /// Logs its outcome. What was done for whom was logged when it was done.
+    pub fn log(&self) {
+        let run = self.run.map(|run| run.0);
+        // Who failed while something was done for them was logged then, too.
+        for about in self.people.iter().filter(|about| about.steps.is_empty()) {
+            if let Some(failure) = &about.failure {
+                let (person, mxid) = (about.id.0, about.mxid.as_ref().map(tracing::field::display));
+                tracing::warn!(run, person, mxid, action = "failed", "failed: {failure}");
+            }
+        }
+        let summary = self.summary();
+        match (self.exit_code(), &self.failure) {
+            (0, _) => tracing::info!(run, "sync done: {summary}"),
+            (code, Some(failure)) => {
+                tracing::error!(run, code, mend = failure.mend.as_deref(), "sync failed: {summary}");
+            }
+            (code, None) => tracing::warn!(run, code, "sync done in part: {summary}"),
+        }
+    }
+
     /// What is kept of it in the store.
     pub fn record(&self, id: RunId) -> RunRecord {
         let tally = self.tally();
@@ -208,7 +252,17 @@ impl RunReport {
             summary: self.summary(),
             people: tally.people,
             changes: tally.changes,
+            failed: tally.failed,
         }
+    }
+}
+
+/// The exit code for a failure of the whole.
+pub(super) fn code_of(failure: &Failure) -> u8 {
+    match (failure.class, failure.peer) {
+        (FailureClass::NeedsPerson, _) => 4,
+        (_, Peer::Store) => 1,
+        _ => 5,
     }
 }
 
@@ -229,6 +283,12 @@ pub struct Explanation {
     pub usernames: BTreeMap<DefguardId, Username>,
     /// What was last done for them, newest last.
     pub journal: Vec<Entry>,
+    /// What Synapse would do at their next login; `None` if the list of people does not show them.
+    #[serde(default)]
+    pub login: Option<Forecast>,
+    /// The rules by which that was worked out.
+    #[serde(default)]
+    pub login_rules: LoginRules,
 }
 
 /// What one template gives for a person: a value, nothing, or an error.

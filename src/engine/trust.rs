@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Engine, gather::Gathered};
 use crate::{
-    domain::{Failure, HoldReason, Mxid, ServiceRecord, Standing},
+    domain::{Failure, FailureClass, HoldReason, Mxid, Peer, ServiceRecord, Standing},
     reconcile::{Plan, State},
 };
 
@@ -55,6 +55,18 @@ impl Doubt {
         };
         HoldReason { why, mend }
     }
+
+    /// The same as the failure of something that is not done because of it.
+    pub(super) fn failure(&self, what: &str) -> Failure {
+        let HoldReason { why, mend } = self.reason();
+        Failure::new(Peer::Store, FailureClass::NeedsPerson, what, why).mend(mend)
+    }
+}
+
+/// Whether the store is the one that worked here last, and no old copy.
+pub(super) fn is_trusted(standing: &Standing, record: Option<&ServiceRecord>, store: &str) -> bool {
+    let newest = |record: &ServiceRecord| record.store == store && record.generation <= standing.generation;
+    standing.lost.is_none() && record.is_none_or(newest)
 }
 
 /// Compares what the store knows about itself with what the homeserver keeps of it.
@@ -147,6 +159,19 @@ impl Engine {
             }
             Err(failure) => Some(Doubt::Unknown(failure)),
         })
+    }
+
+    /// Lays claim to the homeserver for a change by hand of many accounts, or refuses it while our memory cannot be
+    /// trusted.
+    pub(super) async fn claim_by_hand(&self, seen: &mut Gathered) -> Result<(), Failure> {
+        let record = self.homeserver.service_record(&seen.info.own, &self.options.instance).await?;
+        let (store, now) = (self.store.id(), self.clock.now());
+        let own = seen.info.own.clone();
+        let doubt = match judge(&seen.standing, record.as_ref(), &store, &self.options.holder, now) {
+            None => self.claim(&own, &mut seen.standing, record.as_ref()).await?,
+            doubt => doubt,
+        };
+        doubt.map_or(Ok(()), |doubt| Err(doubt.failure("changing accounts by hand")))
     }
 
     /// Whether the homeserver is still ours to change, right before an account is taken out of use.

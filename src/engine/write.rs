@@ -302,7 +302,9 @@ impl Writer<'_> {
 
     async fn name(&mut self, id: DefguardId, mxid: &Mxid, name: &str) -> Result<Vec<Entry>, Undone> {
         let renaming = |account: &Account| match account.summary.display_name.as_deref() {
+            None if name.is_empty() => AccountPatch::default(),
             Some(shown) if shown == name => AccountPatch::default(),
+            _ if name.is_empty() => AccountPatch { display_name: Field::Unset, ..AccountPatch::default() },
             _ => AccountPatch { display_name: Field::Set(name.to_owned()), ..AccountPatch::default() },
         };
         self.settle(id, mxid, renaming).await
@@ -507,11 +509,13 @@ fn emails(threepids: &BTreeSet<ThreePid>) -> BTreeSet<String> {
 
 fn changes(before: &Account, patch: &AccountPatch) -> Vec<Change> {
     let mut changes = Vec::new();
-    if let Field::Set(name) = &patch.display_name {
-        changes.push(Change::DisplayName {
-            before: before.summary.display_name.clone(),
-            after: Some(name.clone()),
-        });
+    let after = match &patch.display_name {
+        Field::Keep => None,
+        Field::Set(name) => Some(Some(name.clone())),
+        Field::Unset => Some(None),
+    };
+    if let Some(after) = after {
+        changes.push(Change::DisplayName { before: before.summary.display_name.clone(), after });
     }
     if let Some(threepids) = &patch.threepids {
         changes.push(Change::Emails { before: emails(&before.threepids), after: emails(threepids) });

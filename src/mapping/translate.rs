@@ -27,6 +27,13 @@ use super::{
 };
 use crate::domain::MappedField;
 
+/// So many expressions and statements may stand in one another. Each level takes some KiB of the stack.
+const DEEPEST: usize = 64;
+/// The longest template, in bytes. A chain of filters as long as this can still be read without too deep a stack.
+const LONGEST: usize = 10_000;
+/// So many `elif` a template may have. minijinja reads them one inside the other.
+const MOST_ELIF: usize = 500;
+
 /// A template in minijinja's terms.
 #[derive(Debug)]
 pub(super) struct Translated {
@@ -58,12 +65,18 @@ pub(super) fn translate(
         captured: false,
         visible: None,
         temporaries: 0,
+        depth: 0,
+        too_deep: false,
     };
     if source.contains(|c: char| ('\x1c'..='\x1f').contains(&c)) {
         translator.refuse(None, "the separators U+001C to U+001F are white space to Python only", None);
     }
     if source.contains("+}}") {
         translator.refuse(None, "`+}}` is the end of an expression to minijinja only", None);
+    }
+    if let Some(why) = unreadable(&source) {
+        translator.refuse(None, &why, Some("write it shorter"));
+        return Err(translator.problems);
     }
     match parse(&source, field.template_key(), SyntaxConfig::default()) {
         Ok(Stmt::Template(template)) => {
@@ -89,6 +102,30 @@ pub(super) fn translate(
     } else {
         Err(translator.problems)
     }
+}
+
+/// Why a template is not even parsed: minijinja reads these things by a recursion that it does not bound.
+fn unreadable(source: &str) -> Option<String> {
+    if source.len() > LONGEST {
+        return Some(format!("the template is longer than {LONGEST} bytes"));
+    }
+    if source.matches("elif").count() > MOST_ELIF {
+        return Some(format!("the template has more than {MOST_ELIF} `elif`"));
+    }
+    let (mut rest, mut prefixes) = (source, 0);
+    while let Some(first) = rest.chars().next() {
+        if rest.starts_with('-') || rest.starts_with("not") {
+            prefixes += 1;
+        } else if !first.is_whitespace() {
+            prefixes = 0;
+        }
+        if prefixes > DEEPEST {
+            return Some(format!("the template has more than {DEEPEST} `-` or `not` in a row"));
+        }
+        let step = if rest.starts_with("not") { 3 } else { first.len_utf8() };
+        rest = &rest[step..];
+    }
+    None
 }
 
 fn column(source: &str, offset: usize) -> Option<usize> {
@@ -118,6 +155,10 @@ struct Translator<'s> {
     /// In a macro or block: the names that can be used.
     visible: Option<BTreeSet<String>>,
     temporaries: usize,
+    /// How many expressions and statements we are inside of.
+    depth: usize,
+    /// Whether it was said already that they are too many.
+    too_deep: bool,
 }
 
 impl<'s> Translator<'s> {
@@ -172,6 +213,26 @@ impl<'s> Translator<'s> {
     }
 
     fn statement(&mut self, statement: &Stmt<'_>) {
+        self.deeper(None, |this| this.statement_here(statement));
+    }
+
+    /// Runs `inner` one level further down, unless that is deeper than the stack may bear.
+    fn deeper<T: Default>(&mut self, at: Option<Span>, inner: impl FnOnce(&mut Self) -> T) -> T {
+        if self.depth >= DEEPEST {
+            if !self.too_deep {
+                self.too_deep = true;
+                let why = format!("the template is nested more than {DEEPEST} levels deep");
+                self.problem(ProblemKind::Refused, at, why, Some("split it up with `{% set %}`".to_owned()));
+            }
+            return T::default();
+        }
+        self.depth += 1;
+        let result = inner(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn statement_here(&mut self, statement: &Stmt<'_>) {
         match statement {
             Stmt::Template(template) => self.statements(&template.children),
             Stmt::EmitRaw(raw) => {

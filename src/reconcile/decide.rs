@@ -276,10 +276,16 @@ fn identify(
     old: Option<&Subject>,
 ) -> Result<(), Stop> {
     let rules = view.scene.rules;
+    // Under a changed idp_id or subject_template, the login that the account carries so far.
+    let so_far =
+        view.scene.migration.zip(old).map(|(migration, old)| ExternalId::login(&migration.from, old));
+    let so_far = so_far.filter(|login| account.external_ids.contains(login));
     if let Some(link) = &mut draft.link {
-        // What somebody else, or a run that was cut short, took off is not there any more.
+        // What somebody else, or a run that was cut short, took off is not there any more. What a migration has not come
+        // to yet is still to be found by it.
         link.subject = link.subject.take().filter(|subject| {
-            account.external_ids.contains(&ExternalId::login(&rules.auth_provider, subject))
+            so_far.is_some()
+                || account.external_ids.contains(&ExternalId::login(&rules.auth_provider, subject))
         });
     }
     let marker = ExternalId::marker(&rules.instance, draft.id);
@@ -306,12 +312,14 @@ fn identify(
     // Of a login under a former idp_id or subject_template, only that which names somebody else by now.
     let renamed = old.filter(|old| *old != subject);
     let stale = |id: &ExternalId| renamed.is_some_and(|old| old.as_str() == id.external_id) && *id != login;
-    let begun = if let (Some(migration), Some(old)) = (view.scene.migration, old) {
-        let before = ExternalId::login(&migration.from, old);
-        (before != login && account.external_ids.contains(&before)).then_some(before)
-    } else {
-        None
-    };
+    // Whoever was renamed meanwhile does not keep the old name under the old idp_id either: it can be somebody else's.
+    let same_template = view.scene.migration.is_some_and(|migration| migration.same_template);
+    let known_as = view.scene.links.get(&draft.id).map(|link| &link.username);
+    let person = view.scene.people.get(&draft.id);
+    let was_renamed = (same_template && old.is_some_and(|old| old != subject))
+        || known_as.zip(person).is_some_and(|(old, person)| *old != person.username);
+    let so_far = so_far.filter(|so_far| *so_far != login);
+    let begun = so_far.clone().filter(|_| !was_renamed);
     let keeps = |id: &ExternalId| {
         begun.as_ref() == Some(id)
             || (former.contains(id) && (id.auth_provider == rules.auth_provider || !stale(id)))
@@ -326,6 +334,7 @@ fn identify(
         .filter(|id| old.is_none_or(|old| old.as_str() == id.external_id));
     drops.extend(outdated.cloned());
     drops.extend(former.iter().filter(|id| account.external_ids.contains(id) && !keeps(id)).cloned());
+    drops.extend(so_far.filter(|id| !keeps(id)));
     let gains = !account.external_ids.contains(&login);
     let harm = if begun.is_some() { Harm::Migrate } else { Harm::Relink };
     if view.is_held(draft.id, harm) && (gains || !drops.is_empty()) {
@@ -337,6 +346,9 @@ fn identify(
             Claim::Free => {}
             Claim::From(owner) => draft.takes.entry(owner).or_default().ids.extend([login.clone()]),
             Claim::Blocked(conflict) => {
+                if let Some(link) = &mut draft.link {
+                    link.former.extend(begun);
+                }
                 draft.conflicts.push(conflict);
                 draft.drops.ids.extend(left_over_only(&drops, view));
                 return take_off(view, draft, subject);

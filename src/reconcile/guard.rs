@@ -309,6 +309,9 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
             Step::Ladder { id, mxid, rung: Rung::Deactivate(_) } => {
                 add(*id, mxid, Harm::Deactivate, String::new());
             }
+            Step::Ladder { id, mxid, rung: Rung::Unlock(_) | Rung::Reactivate { .. } } => {
+                add(*id, mxid, Harm::Restore, String::new());
+            }
             Step::Name { id, mxid, display_name } => {
                 add(*id, mxid, Harm::DisplayName, hex(display_name.as_bytes(), 8));
             }
@@ -328,9 +331,6 @@ fn harms_of(scene: &Scene<'_>, group: &Group) -> Vec<HeldStep> {
                     let harm = if migrates { Harm::Migrate } else { Harm::Relink };
                     add(*id, mxid, harm, hex(text.as_bytes(), 8));
                 }
-            }
-            Step::Ladder { id, mxid, rung: Rung::Reactivate { .. } | Rung::Unlock(_) } => {
-                add(*id, mxid, Harm::Restore, String::new());
             }
             Step::Ladder { id, mxid, rung: Rung::EndSessions(_) } => {
                 // Those of an account that is locked in the same breath go with the lock.

@@ -41,7 +41,7 @@ pub(super) fn stay(view: &View<'_>, link: &Link, summary: &AccountSummary) -> Fa
     let life = &mut fate.lifecycle;
     life.away = None;
     let harm = Harm::Restore;
-    if view.is_held(link.id, harm) {
+    if life.is_off_boarded() && view.is_held(link.id, harm) {
         return fate.note(Note::Held { harm });
     }
     if let Some(ours) = life.deactivated.take()
@@ -244,12 +244,7 @@ fn deactivate(
         fate.rungs.push(Rung::EndSessions(why));
     }
     fate.lifecycle.locked = Some(OurLock { why, at: locked.at, sessions_due: false });
-    let begun = fate.lifecycle.away.as_ref().map_or(locked.at, |away| away.since.max(locked.at));
-    let due = match (rules.on(why), rules.deactivate_after) {
-        (OnLeave::Deactivate, _) => Some(begun),
-        (OnLeave::Lock, Some(after)) if why != Leaving::Disabled => begun.checked_add_signed(after),
-        _ => None,
-    };
+    let due = rules.deactivation_due(&fate.lifecycle, why);
     fate.notes.push(Note::LockedByUs { why, at: locked.at });
     let Some(due) = due else { return Ok(fate) };
     if scene.now < due {

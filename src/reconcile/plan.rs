@@ -207,6 +207,21 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// Whether only a person can settle it, so that `status` shows it as long as it lasts.
+    pub fn is_left_to_people(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked | Self::ReactivatedByOthers | Self::Protected { .. } | Self::AdminLeaver { .. }
+        )
+    }
+
+    /// Whether it must not stay so.
+    pub fn is_critical(&self) -> bool {
+        matches!(self, Self::AdminLeaver { .. } | Self::StrangerSessions { .. })
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -328,7 +343,7 @@ pub enum Step {
         id: DefguardId,
         /// The account.
         mxid: Mxid,
-        /// The new name.
+        /// The new name; empty takes the name off.
         display_name: String,
     },
     /// Go up or down the off-boarding ladder.

@@ -99,4 +99,6 @@ pub struct Scene<'a> {
 pub struct Migration {
     /// The auth provider under which the accounts carry their logins so far.
     pub from: String,
+    /// Whether `subject_template` is still the same, so that another subject means another username.
+    pub same_template: bool,
 }

@@ -110,7 +110,7 @@ impl<'a> View<'a> {
         !self.questions.borrow().is_empty()
     }
 
-    fn ask(&self, question: Question) -> Stop {
+    pub(super) fn ask(&self, question: Question) -> Stop {
         self.questions.borrow_mut().insert(question);
         Stop::Pending
     }
@@ -141,6 +141,16 @@ impl<'a> View<'a> {
             Some(Lookup::Found(mxid)) => {
                 Ok(self.account(mxid)?.filter(|account| account.external_ids.contains(id)))
             }
+            Some(Lookup::Absent) => Ok(None),
+            Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
+        }
+    }
+
+    /// The account that has an e-mail address.
+    pub(super) fn holder_of_email(&self, email: &Email) -> Result<Option<&'a Mxid>, Stop> {
+        match self.scene.answers.emails.get(email) {
+            None => Err(self.ask(Question::Email(email.clone()))),
+            Some(Lookup::Found(mxid)) => Ok(Some(mxid)),
             Some(Lookup::Absent) => Ok(None),
             Some(Lookup::Unknown(failure)) => Err(Stop::Failed(Box::new(failure.clone()))),
         }
@@ -329,32 +339,37 @@ impl<'a> View<'a> {
             }
             OnConflict::Adopt => {}
         }
+        self.unfit(account, subject).map_or(Ok(()), |why| Err(Some(why.to_owned())))
+    }
+
+    /// Why an account never becomes anybody's but by hand. `subject` is the login that it may carry for the person.
+    pub(super) fn unfit(&self, account: &Account, subject: Option<&Subject>) -> Option<&'static str> {
+        let rules = self.scene.rules;
         let summary = &account.summary;
         let other_login = account
             .logins(&rules.auth_provider)
             .any(|id| subject.is_none_or(|subject| subject.as_str() != id.external_id));
-        let why = if summary.mxid == rules.own {
-            "it is the account that this service itself uses"
+        if summary.mxid == rules.own {
+            Some("it is the account that this service itself uses")
         } else if summary.admin {
-            "it is a server admin"
+            Some("it is a server admin")
         } else if summary.guest {
-            "it is a guest"
+            Some("it is a guest")
         } else if account.appservice.is_some() {
-            "it belongs to an application service"
+            Some("it belongs to an application service")
         } else if summary.user_type.is_some() {
-            "it is a bot or of another special user type"
+            Some("it is a bot or of another special user type")
         } else if summary.deactivated {
-            "it is deactivated"
+            Some("it is deactivated")
         } else if summary.locked {
-            "it is locked"
+            Some("it is locked")
         } else if account.is_marked() {
-            "it carries an ownership marker of another person or instance"
+            Some("it carries an ownership marker of another person or instance")
         } else if other_login {
-            "another login of the same provider opens it"
+            Some("another login of the same provider opens it")
         } else {
-            return Ok(());
-        };
-        Err(Some(why.to_owned()))
+            None
+        }
     }
 
     /// The account that we made for a person by an intent that is not finished.
@@ -384,6 +399,12 @@ impl<'a> View<'a> {
                 || intent.creates.contains_key(&id)
                 || intent.moves.iter().any(|moved| Some(&moved.from) == mxid)
         })
+    }
+
+    /// Whether the templates give this account to somebody who has none.
+    pub(super) fn is_somebodys_name(&self, mxid: &Mxid) -> bool {
+        Localpart::new(mxid.localpart(), &self.scene.rules.server)
+            .is_ok_and(|localpart| self.localparts.contains_key(&localpart))
     }
 
     /// Whether an account with this MXID, or one that differs in case only, exists.
@@ -486,6 +507,6 @@ fn link_text(link: Option<&Link>) -> String {
     format!("{} {:?} {:?}", link.mxid, link.subject, link.applied.email.as_ref().map(Email::as_str))
 }
 
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     hex(text.as_bytes(), 32)
 }

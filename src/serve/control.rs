@@ -4,9 +4,10 @@
 
 use std::{
     convert::Infallible,
+    ffi::CString,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,12 +16,14 @@ use async_trait::async_trait;
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::State,
-    http::{HeaderValue, header},
-    middleware,
+    extract::{ConnectInfo, Request, State, connect_info::Connected},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
+    serve::IncomingStream,
 };
+use nix::unistd::{Gid, Uid, User, getgrouplist};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::mpsc,
@@ -29,7 +32,7 @@ use tokio::{
 use crate::{
     command::{Answer, Command, Line},
     domain::{Failure, FailureClass, Peer},
-    engine::Progress,
+    engine::{Progress, Stage},
 };
 
 /// How many lines of progress may wait for a slow reader before further ones are left out.
@@ -40,6 +43,9 @@ const VERSION: &str = concat!("defguard-synapse-sync/", env!("CARGO_PKG_VERSION"
 
 /// The largest command that is read, in bytes.
 const LARGEST_COMMAND: usize = 1 << 20;
+
+/// What somebody can do who may not use the socket.
+const HOW_TO_BE_ADMITTED: &str = "run this as root or as the service's user, or join its group";
 
 /// How much of a refusal is shown, in characters.
 const LONGEST_REFUSAL: usize = 400;
@@ -56,6 +62,40 @@ pub trait Executor: Send + Sync + 'static {
 pub struct Socket {
     listener: Option<UnixListener>,
     path: PathBuf,
+    door: Door,
+}
+
+/// Who may ask: root, the owner of the socket, and the members of its group. The mode of the socket says the same, but
+/// anybody who may change that file's mode could open it to more people than they know.
+#[derive(Debug, Clone, Copy)]
+struct Door {
+    owner: u32,
+    group: u32,
+}
+
+/// Who is at the other end of a connection, as the kernel says.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    ids: Option<(u32, u32)>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { ids: stream.io().peer_cred().ok().map(|peer| (peer.uid(), peer.gid())) }
+    }
+}
+
+impl Door {
+    /// Looks into the machine's list of users and groups.
+    fn admits(self, (uid, gid): (u32, u32)) -> bool {
+        uid == 0 || uid == self.owner || gid == self.group || is_member(uid, gid, self.group)
+    }
+}
+
+fn is_member(uid: u32, gid: u32, group: u32) -> bool {
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return false };
+    let Ok(name) = CString::new(user.name) else { return false };
+    getgrouplist(&name, Gid::from_raw(gid)).is_ok_and(|groups| groups.contains(&Gid::from_raw(group)))
 }
 
 impl Socket {
@@ -93,8 +133,10 @@ impl Socket {
         }
         let listener = UnixListener::bind(&young).map_err(io)?;
         fs::set_permissions(&young, fs::Permissions::from_mode(0o660)).map_err(io)?;
+        let made = fs::metadata(&young).map_err(io)?;
         fs::rename(&young, path).map_err(io)?;
-        Ok(Self { listener: Some(listener), path: path.to_owned() })
+        let door = Door { owner: made.uid(), group: made.gid() };
+        Ok(Self { listener: Some(listener), path: path.to_owned(), door })
     }
 
     /// Serves until `stop` is over.
@@ -107,8 +149,10 @@ impl Socket {
         let router = Router::new()
             .route("/command", post(command))
             .layer(axum::extract::DefaultBodyLimit::max(LARGEST_COMMAND))
+            .layer(middleware::from_fn_with_state(self.door, admit))
             .layer(middleware::map_response(name_version))
-            .with_state(executor);
+            .with_state(executor)
+            .into_make_service_with_connect_info::<Caller>();
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
             tracing::error!(%error, "the control socket failed");
         }
@@ -129,11 +173,40 @@ async fn name_version(mut response: Response) -> Response {
     response
 }
 
+/// Lets in whoever may ask.
+async fn admit(
+    State(door): State<Door>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let admitted = match caller.ids {
+        None => false,
+        Some(ids) => tokio::task::spawn_blocking(move || door.admits(ids)).await.unwrap_or(false),
+    };
+    let (uid, gid) = caller.ids.unzip();
+    if admitted {
+        tracing::debug!(uid, "asked through the control socket");
+        return next.run(request).await;
+    }
+    tracing::warn!(uid, gid, "somebody without the right to it asked through the control socket");
+    let why = "this user is neither root nor the service's user nor a member of the group of the socket";
+    (StatusCode::FORBIDDEN, why).into_response()
+}
+
 struct Lines(mpsc::Sender<Line>);
 
 impl Progress for Lines {
+    fn taken(&self) {
+        let _ = self.0.try_send(Line::Taken);
+    }
+
     fn waiting(&self) {
         let _ = self.0.try_send(Line::Waiting);
+    }
+
+    fn stage(&self, stage: Stage) {
+        let _ = self.0.try_send(Line::Stage(stage));
     }
 
     fn step(&self, done: usize, total: usize) {
@@ -171,8 +244,7 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
             return Ok(None);
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Err(failed("this user may not use the socket".to_owned())
-                .mend("run this as root or as the service's user, or join its group"));
+            return Err(failed("this user may not use the socket".to_owned()).mend(HOW_TO_BE_ADMITTED));
         }
         Err(error) => return Err(failed(error.to_string())),
     }
@@ -197,21 +269,30 @@ pub async fn ask(path: &Path, command: &Command, progress: &dyn Progress) -> Res
         let status = response.status();
         let why = response.text().await.unwrap_or_default();
         let why: String = why.chars().take(LONGEST_REFUSAL).collect();
+        if status == StatusCode::FORBIDDEN {
+            return Err(failed(why).mend(HOW_TO_BE_ADMITTED));
+        }
         return Err(failed(format!("{status}: {why}")).mend(mend));
     }
     let mut buffer = Vec::new();
+    // An answer can be many megabytes in one line, so what was looked through is not looked through again.
+    let mut looked = 0;
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         buffer.extend_from_slice(&chunk);
-        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = buffer.drain(..=end).collect();
+        while let Some(end) = buffer.iter().skip(looked).position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=looked + end).collect();
+            looked = 0;
             let line = serde_json::from_slice(&line)
                 .map_err(|error| failed(format!("its answer cannot be read: {error}")).mend(mend.clone()))?;
             match line {
+                Line::Taken => progress.taken(),
                 Line::Waiting => progress.waiting(),
+                Line::Stage(stage) => progress.stage(stage),
                 Line::Progress { done, total } => progress.step(done, total),
                 Line::Answer(answer) => return Ok(Some(answer)),
             }
         }
+        looked = buffer.len();
     }
     Err(failed("the daemon ended before it answered".to_owned()))
 }

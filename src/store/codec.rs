@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{BACKOFF, INTENTS, JOURNAL, LINKS, RUNS};
+use super::{BACKOFF, INTENTS, JOURNAL, LINKS, RUNS, STANDOFFS};
 use crate::domain::{DefguardId, Failure, FailureClass, Peer};
 
 /// The version of the shape of values.
@@ -63,7 +63,7 @@ pub(super) fn unreadable(tree: &str, key: &[u8], why: impl std::fmt::Display) ->
 /// A key as a person reads it: the name of a setting, the id of a person, the number of a run or a journal line.
 fn show_key(tree: &str, key: &[u8]) -> String {
     match (tree, <[u8; 8]>::try_from(key)) {
-        (LINKS | INTENTS | BACKOFF, Ok(bytes)) => person_of(bytes).to_string(),
+        (LINKS | INTENTS | BACKOFF | STANDOFFS, Ok(bytes)) => person_of(bytes).to_string(),
         (RUNS | JOURNAL, Ok(bytes)) => u64::from_be_bytes(bytes).to_string(),
         _ => String::from_utf8_lossy(key).escape_debug().to_string(),
     }

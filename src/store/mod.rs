@@ -4,6 +4,8 @@
 //! passed that, and is still checked for its shape here.
 
 mod codec;
+mod import;
+pub mod lines;
 mod nothing;
 mod open;
 mod place;
@@ -23,7 +25,7 @@ use sled::{
 
 use self::{
     codec::{decode, encode, key_person, person_key, unreadable},
-    place::Place,
+    place::{Counter, Place},
 };
 pub use self::{
     nothing::Nothing,
@@ -35,7 +37,7 @@ use crate::{
         Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standing,
         Standoff,
     },
-    ports::{JournalFilter, Outcome, ServerPair, Store},
+    ports::{JournalFilter, Kept, Outcome, ServerPair, Snapshot, Store},
 };
 
 const LINKS: &str = "links";
@@ -48,6 +50,7 @@ const META: &str = "meta";
 const KEY_PAIR: &[u8] = b"pair";
 const KEY_STANDING: &[u8] = b"standing";
 const KEY_NEXT_RUN: &[u8] = b"next_run";
+const KEY_FLUSHES: &[u8] = b"flushes";
 /// How many lines are removed in one go.
 const PRUNE_BATCH: usize = 1000;
 
@@ -60,8 +63,9 @@ pub struct SledStore {
     /// The key of the next journal line. Held during a transaction, so that lines are in the order of their keys and
     /// no two have the same.
     next_entry: Mutex<u64>,
+    counter: Mutex<Counter>,
     /// Declared last, so that the directory is given free only after the database is closed.
-    _place: Place,
+    place: Place,
 }
 
 /// The parts of the database.
@@ -96,11 +100,17 @@ impl Trees {
             .any(|tree| !tree.is_empty())
     }
 
+    /// How often the database was flushed, as it says itself.
+    fn flushes(&self) -> Result<u64, Failure> {
+        let stored = self.meta.get(KEY_FLUSHES).map_err(failed("reading how often the store was flushed"))?;
+        Ok(flushes(stored.as_deref()))
+    }
+
     /// The key behind the last journal line.
     fn next_entry(&self) -> Result<u64, Failure> {
         match self.journal.last().map_err(failed("reading the end of the journal"))? {
             None => Ok(0),
-            Some((key, _)) => number(JOURNAL, &key).map(|last| last + 1),
+            Some((key, _)) => number(JOURNAL, &key).map(|last| last.saturating_add(1)),
         }
     }
 }
@@ -123,6 +133,11 @@ fn number(tree: &str, key: &[u8]) -> Result<u64, Failure> {
     <[u8; 8]>::try_from(key)
         .map(u64::from_be_bytes)
         .map_err(|_| unreadable(tree, key, "its key is no number"))
+}
+
+/// A count of flushes; what is no such count counts for nothing.
+fn flushes(stored: Option<&[u8]>) -> u64 {
+    stored.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 /// Reads all values of a tree of people; `belongs` tells whether a value is the one of its key.
@@ -161,9 +176,14 @@ impl SledStore {
         self.db.size_on_disk().map_err(failed("measuring the store"))
     }
 
+    /// Flushes what was written. The count of flushes goes into the log behind what was written, and beside the database
+    /// once that is on disk. If the database is later found with a smaller one, it has lost its end.
     fn flush(&self) -> Result<(), Failure> {
-        self.db.flush().map_err(failed("flushing the store to disk"))?;
-        Ok(())
+        let what = "flushing the store to disk";
+        let more = |stored: Option<&[u8]>| Some(flushes(stored).saturating_add(1).to_be_bytes().to_vec());
+        let counted = self.trees.meta.update_and_fetch(KEY_FLUSHES, more).map_err(failed(what))?;
+        self.db.flush().map_err(failed(what))?;
+        self.counter.lock().unwrap_or_else(PoisonError::into_inner).note(flushes(counted.as_deref()))
     }
 
     /// Removes what `old` is true of. A value that cannot be read stays, and is reported after the rest is done.
@@ -290,10 +310,7 @@ impl Store for SledStore {
                 }
                 Ok(())
             })
-            .map_err(|error: TransactionError<Infallible>| match error {
-                TransactionError::Abort(never) => match never {},
-                TransactionError::Storage(error) => failed("recording what was done")(error),
-            })?;
+            .map_err(|error| transaction_failed("recording what was done", error))?;
         *next += outcome.journal.len() as u64;
         drop(next);
         self.flush()
@@ -302,11 +319,17 @@ impl Store for SledStore {
     fn next_run(&self) -> Result<RunId, Failure> {
         let what = "numbering the run";
         let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
+        let kept = match self.trees.meta.get(KEY_NEXT_RUN).map_err(failed(what))? {
             Some(bytes) => decode(META, KEY_NEXT_RUN, &bytes)?,
             None => 1_u64,
         };
-        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &(next + 1))?).map_err(failed(what))?;
+        // No number is given twice, whatever is kept: it would replace the record of another run.
+        let last = match self.trees.runs.last().map_err(failed(what))? {
+            Some((key, _)) => number(RUNS, &key)?,
+            None => 0,
+        };
+        let next = kept.max(last.saturating_add(1));
+        self.trees.meta.insert(KEY_NEXT_RUN, encode(META, &next.saturating_add(1))?).map_err(failed(what))?;
         self.flush()?;
         Ok(RunId(next))
     }
@@ -377,5 +400,63 @@ impl Store for SledStore {
         let journal = self.remove_old(JOURNAL, &self.trees.journal, |entry: &At| entry.at < before);
         self.flush()?;
         runs.and(journal)
+    }
+
+    fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure> {
+        let what = "forgetting a person";
+        // Held until all is removed, so that no line is added meanwhile.
+        let _writer = self.next_entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = Vec::new();
+        for item in &self.trees.journal {
+            let (key, bytes) = item.map_err(failed(what))?;
+            let entry: Entry = decode(JOURNAL, &key, &bytes)?;
+            if entry.id == id {
+                lines.push(key);
+            }
+        }
+        let key = person_key(id);
+        let kept = Kept {
+            lines: lines.len(),
+            conflicts: self.trees.standoffs.contains_key(key).map_err(failed(what))?,
+            failures: self.trees.backoff.contains_key(key).map_err(failed(what))?,
+        };
+        if dry_run || kept == Kept::default() {
+            return Ok(kept);
+        }
+        (&self.trees.journal, &self.trees.standoffs, &self.trees.backoff)
+            .transaction(|(journal, standoffs, backoff)| {
+                for line in &lines {
+                    journal.remove(line)?;
+                }
+                standoffs.remove(&key)?;
+                backoff.remove(&key)?;
+                Ok(())
+            })
+            .map_err(|error| transaction_failed(what, error))?;
+        self.flush()?;
+        Ok(kept)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let meta = |key: &[u8]| self.trees.meta.get(key).map_err(failed("reading what is remembered"));
+        Ok(Snapshot {
+            store: self.id.clone(),
+            pair: meta(KEY_PAIR)?.map(|bytes| decode(META, KEY_PAIR, &bytes)).transpose()?,
+            next_run: meta(KEY_NEXT_RUN)?.map_or(Ok(1), |bytes| decode(META, KEY_NEXT_RUN, &bytes))?,
+            standing: self.standing()?,
+            links: self.links()?.into_values().collect(),
+            intents: self.intents()?,
+            backoff: self.backoff()?,
+            standoffs: self.standoffs()?,
+            runs: self.runs(usize::MAX)?.into_iter().rev().collect(),
+            journal: self.journal(&JournalFilter::default())?,
+        })
+    }
+}
+
+fn transaction_failed(what: &str, error: TransactionError<Infallible>) -> Failure {
+    match error {
+        TransactionError::Abort(never) => match never {},
+        TransactionError::Storage(error) => failed(what)(error),
     }
 }

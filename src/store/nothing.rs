@@ -9,7 +9,7 @@ use crate::{
         Backoff, DefguardId, Entry, Failure, FailureClass, Intent, Link, Peer, RunId, RunRecord, Standing,
         Standoff,
     },
-    ports::{JournalFilter, Outcome, ServerPair, Store},
+    ports::{JournalFilter, Kept, Outcome, ServerPair, Snapshot, Store},
 };
 
 /// Remembers nothing and refuses to be told anything.
@@ -84,5 +84,13 @@ impl Store for Nothing {
 
     fn prune(&self, _before: DateTime<Utc>) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn forget(&self, _id: DefguardId, _dry_run: bool) -> Result<Kept, Failure> {
+        Ok(Kept::default())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        Err(refused("reading what is remembered"))
     }
 }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Ten thousand people need some MiB; sled's own choice would be a GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 
-const KEY_ID: &[u8] = b"id";
+pub(super) const KEY_ID: &[u8] = b"id";
 const KEY_SCHEMA: &[u8] = b"schema";
 
 /// What a store is known by. It is drawn at random by the caller, and used only if a new database is begun.
@@ -74,23 +74,30 @@ impl SledStore {
             return Self::begin_after(place, identity, why);
         }
 
-        let (db, trees) = database(&place)?;
-        check_schema(&trees)?;
-        let found: Option<String> = trees
-            .meta
-            .get(KEY_ID)
-            .map_err(failed("reading the id of the store"))?
-            .map(|bytes| decode(META, KEY_ID, &bytes))
-            .transpose()?;
-        match judge(place.id()?.as_deref(), found.as_deref(), trees.have_content()) {
-            Verdict::Ours => Ok((Self::new(place, db, trees)?, Opened::Existing)),
+        place.keep_copy()?;
+        let (db, trees, found) = match look(&place) {
+            Ok(found) => found,
+            Err(failure) => {
+                place.put_back()?;
+                return Err(failure);
+            }
+        };
+        let verdict = match judge(place.id()?.as_deref(), found.as_deref(), trees.have_content()) {
+            // sled takes damage in its log for the end of it, and opens without all that came after.
+            Verdict::Ours if trees.flushes()? < place.flushes()? => Verdict::Strange {
+                why: "the database lacks what was written last: it is damaged, or an older copy",
+            },
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Ours => {
+                place.drop_copy()?;
+                Ok((Self::new(place, db, trees)?, Opened::Existing))
+            }
             Verdict::Fresh => {
+                place.drop_copy()?;
                 let (db, trees) = name(&place, db, trees, identity)?;
                 Ok((Self::new(place, db, trees)?, Opened::New))
-            }
-            Verdict::Lost { why } => {
-                let (db, trees) = name(&place, db, trees, identity)?;
-                Ok((Self::new(place, db, trees)?, Opened::Lost { why: why.to_owned() }))
             }
             Verdict::Strange { why } => {
                 drop((db, trees));
@@ -110,8 +117,9 @@ impl SledStore {
 
     fn new(place: Place, db: Db, trees: Trees) -> Result<Self, Failure> {
         let next_entry = trees.next_entry()?;
+        let counter = Mutex::new(place.counter()?);
         let id = place.id()?.unwrap_or_default();
-        Ok(Self { trees, db, id, next_entry: Mutex::new(next_entry), _place: place })
+        Ok(Self { trees, db, id, next_entry: Mutex::new(next_entry), counter, place })
     }
 }
 
@@ -122,12 +130,7 @@ enum Verdict {
     Ours,
     /// It is the first one here.
     Fresh,
-    /// It is empty, and another one should be here.
-    Lost {
-        /// What was found.
-        why: &'static str,
-    },
-    /// It has content of which it cannot be said that it belongs here.
+    /// It cannot be said that it belongs here, or another one should be here.
     Strange {
         /// What was found.
         why: &'static str,
@@ -140,7 +143,7 @@ fn judge(expected: Option<&str>, found: Option<&str>, has_content: bool) -> Verd
     match (expected, found, has_content) {
         (Some(expected), Some(found), _) if expected == found => Verdict::Ours,
         (None, _, false) => Verdict::Fresh,
-        (Some(_), _, false) => Verdict::Lost { why: "the database that belongs here is gone" },
+        (Some(_), _, false) => Verdict::Strange { why: "the database that belongs here is gone" },
         (None, _, true) => Verdict::Strange { why: "the file `store.id` is missing beside the database" },
         (Some(_), _, true) => Verdict::Strange { why: "the database is not the one named in `store.id`" },
     }
@@ -151,6 +154,8 @@ fn judge(expected: Option<&str>, found: Option<&str>, has_content: bool) -> Verd
 /// sled writes a snapshot only when it opens a database that has something in it; so it is opened once more, and from
 /// then on a missing snapshot is a loss.
 fn name(place: &Place, db: Db, trees: Trees, identity: &Identity) -> Result<(Db, Trees), Failure> {
+    // The count of the database before means nothing for this one.
+    place.counter()?.reset()?;
     let mut batch = sled::Batch::default();
     batch.insert(KEY_ID, encode(META, &identity.0)?);
     batch.insert(KEY_SCHEMA, encode(META, &SCHEMA)?);
@@ -183,6 +188,15 @@ fn check_schema(trees: &Trees) -> Result<(), Failure> {
         format!("the store has version {found}, and this program knows version {SCHEMA} only"),
     )
     .mend("run the version of this program that wrote it, or a newer one; or use another state.directory"))
+}
+
+/// Opens the database and looks for its id.
+fn look(place: &Place) -> Result<(Db, Trees, Option<String>), Failure> {
+    let (db, trees) = database(place)?;
+    check_schema(&trees)?;
+    let found = trees.meta.get(KEY_ID).map_err(failed("reading the id of the store"))?;
+    let found = found.map(|bytes| decode(META, KEY_ID, &bytes)).transpose()?;
+    Ok((db, trees, found))
 }
 
 /// Opens sled. Our own lock keeps other processes out, so its lock can only be held by what is left of a store that
@@ -224,15 +238,15 @@ mod tests {
             {
                 let verdict = judge(expected, found, content);
                 assert_ne!(verdict, Verdict::Ours, "{expected:?} {found:?} {content}");
-                assert_eq!(matches!(verdict, Verdict::Strange { .. }), content);
+                assert_eq!(verdict == Verdict::Fresh, expected.is_none() && !content);
             }
         }
     }
 
     #[test]
     fn a_database_is_lost_and_not_new_if_another_one_should_be_here() {
-        assert!(matches!(judge(Some("a"), None, false), Verdict::Lost { .. }));
-        assert!(matches!(judge(Some("a"), Some("b"), false), Verdict::Lost { .. }));
+        assert!(matches!(judge(Some("a"), None, false), Verdict::Strange { .. }));
+        assert!(matches!(judge(Some("a"), Some("b"), false), Verdict::Strange { .. }));
         assert_eq!(judge(None, None, false), Verdict::Fresh);
         assert_eq!(judge(None, Some("a"), false), Verdict::Fresh);
     }

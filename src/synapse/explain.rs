@@ -157,6 +157,31 @@ pub(super) fn refused(what: &str, answer: &Answer) -> Failure {
     }
 }
 
+/// Any answer to a registration by the shared secret that is not a success.
+pub(super) fn refused_registration(what: &str, answer: &Answer, localpart: &str) -> Failure {
+    let Some(error) = MatrixError::of(answer) else { return refused(what, answer) };
+    let says = says(answer.status, Some(&error));
+    let permanent =
+        |why: &str| Failure::new(Peer::Synapse, FailureClass::Permanent, what, format!("{why}: {says}"));
+    match (answer.status.as_u16(), error.errcode.as_str()) {
+        (400, "M_USER_IN_USE") => permanent(&format!("there is an account `{localpart}` already")).mend(
+            "if it is the service's and its token was lost, log it in again and put the token into the token file \
+             (README, Install); else give another name with --localpart",
+        ),
+        (400, "M_INVALID_USERNAME" | "M_EXCLUSIVE") => {
+            permanent(&format!("Synapse makes no account `{localpart}`")).mend("give another name with --localpart")
+        }
+        (400, _) if error.error.contains("not enabled") => permanent("this Synapse runs without a registration shared secret")
+            .mend(
+                "set `registration_shared_secret_path` in homeserver.yaml and restart Synapse, or make the account by \
+                 hand (README, Install)",
+            ),
+        (403, _) if error.error.contains("HMAC") => permanent("the registration shared secret is another one in the running Synapse")
+            .mend("restart Synapse if its config was changed, or name the files that it really reads"),
+        _ => refused(what, answer),
+    }
+}
+
 /// Any answer to a write that is not a success. Whatever it is, parts of the patch may have been applied.
 pub(super) fn refused_write(what: &str, answer: &Answer, patch: &AccountPatch) -> Failure {
     let Some(error) = MatrixError::of(answer) else { return refused(what, answer) };

@@ -4,15 +4,19 @@
 //! after a failure the caller has to read the account again before it knows what is there (`docs/facts/synapse.md`
 //! section 1).
 
+mod endpoint;
 mod explain;
 mod identify;
 mod off_board;
+mod probe;
 mod read_only;
+mod register;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::RequestBuilder;
@@ -30,7 +34,12 @@ use crate::{
     ports::{Homeserver, HomeserverInfo, Written},
 };
 
-pub use self::{identify::OLDEST_VERSION, read_only::ReadOnly};
+pub use self::{
+    identify::OLDEST_VERSION,
+    probe::LoginFlows,
+    read_only::ReadOnly,
+    register::{Admin, NewAdmin, register_admin},
+};
 
 /// Everything in a path segment but the characters that RFC 3986 (section 2.3) calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -88,7 +97,12 @@ impl Synapse {
         url.set_query(None);
         url.set_fragment(None);
         let base = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http: Http::new(Peer::Synapse, http)?, base, token, server_name: OnceCell::new() })
+        Ok(Self {
+            http: Http::new(Peer::Synapse, http, endpoint::name)?,
+            base,
+            token,
+            server_name: OnceCell::new(),
+        })
     }
 
     /// A request with our token. The path must be percent-encoded already.
@@ -209,6 +223,12 @@ impl Homeserver for Synapse {
             return Lookup::Unknown(explain::unaskable(what));
         };
         looked_up(self.find(what, &format!("/_synapse/admin/v1/threepid/email/users/{address}")).await)
+    }
+
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>> {
+        let what = format!("asking when {mxid} was last seen");
+        let read = self.look_up::<wire::LastSeen>(&what, &account_path(mxid)).await;
+        looked_up(read.map(|seen| seen.map(|seen| seen.moment())))
     }
 
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {

@@ -1,13 +1,13 @@
 //! What off-boarding needs of Synapse beside the account itself: sessions, notifications, rooms, and the small record
 //! in our own account data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{SEGMENT, Synapse, expect_ok, explain};
 use crate::domain::{Failure, FailureClass, Instance, Mxid, Peer, ServiceRecord, Session};
@@ -96,13 +96,14 @@ impl Synapse {
         instance: &Instance,
     ) -> Result<Option<ServiceRecord>, Failure> {
         let what = "reading the record in our own account data";
-        let found: Option<serde_json::Value> = self.look_up(what, &record_path(own, instance)).await?;
-        let Some(value) = found else { return Ok(None) };
+        let found: Option<Box<RawValue>> = self.look_up(what, &record_path(own, instance)).await?;
+        let Some(found) = found else { return Ok(None) };
         // Account data cannot be deleted in all versions, so an empty object is how it is emptied by hand.
-        if value.as_object().is_some_and(serde_json::Map::is_empty) {
+        if serde_json::from_str::<BTreeMap<String, IgnoredAny>>(found.get()).is_ok_and(|keys| keys.is_empty())
+        {
             return Ok(None);
         }
-        serde_json::from_value(value).map(Some).map_err(|_| {
+        serde_json::from_str(found.get()).map(Some).map_err(|_| {
             Failure::new(
                 Peer::Synapse,
                 FailureClass::Malformed,

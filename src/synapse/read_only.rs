@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::{
     domain::{
@@ -36,6 +37,10 @@ impl<H: Homeserver> Homeserver for ReadOnly<H> {
 
     async fn find_by_email(&self, email: &Email) -> Lookup<Mxid> {
         self.0.find_by_email(email).await
+    }
+
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>> {
+        self.0.last_seen(mxid).await
     }
 
     async fn put(&self, mxid: &Mxid, _patch: &AccountPatch) -> Result<Written, Failure> {

@@ -5,6 +5,7 @@ use std::{
     fmt,
 };
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -74,6 +75,19 @@ pub(super) struct UserId {
     pub(super) user_id: String,
 }
 
+/// The part of `GET /_synapse/admin/v2/users/<mxid>` that says when the account was last used.
+#[derive(Deserialize)]
+pub(super) struct LastSeen {
+    /// In milliseconds since 1970.
+    last_seen_ts: Option<i64>,
+}
+
+impl LastSeen {
+    pub(super) fn moment(&self) -> Option<DateTime<Utc>> {
+        self.last_seen_ts.and_then(DateTime::from_timestamp_millis)
+    }
+}
+
 /// `GET /_synapse/admin/v1/server_version`
 #[derive(Deserialize)]
 pub(super) struct ServerVersion {
@@ -90,6 +104,7 @@ pub(super) struct IsAdmin {
 #[derive(Deserialize)]
 pub(super) struct Row {
     name: String,
+    #[serde(deserialize_with = "present")]
     displayname: Option<String>,
     #[serde(deserialize_with = "flag")]
     deactivated: bool,
@@ -99,6 +114,7 @@ pub(super) struct Row {
     admin: bool,
     #[serde(deserialize_with = "flag")]
     is_guest: bool,
+    #[serde(deserialize_with = "present")]
     user_type: Option<String>,
 }
 
@@ -157,6 +173,7 @@ pub(super) struct User {
     row: Row,
     threepids: Vec<Pid>,
     external_ids: Vec<Id>,
+    #[serde(deserialize_with = "present")]
     appservice_id: Option<String>,
     creation_ts: i64,
 }
@@ -235,6 +252,12 @@ pub(super) fn body(patch: &AccountPatch) -> Body {
         locked: patch.locked,
         deactivated: patch.deactivated,
     }
+}
+
+/// Reads a value that may be null and must be there: without this, serde takes a missing key for null, and an account of
+/// a bridge would look like that of a person.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 /// Reads a truth value, which older versions on SQLite write as 0 or 1.
@@ -367,6 +390,7 @@ mod tests {
             let _ = json::<UserList>(&answer(list)).map(|list| list.accounts(&server()));
             user["threepids"] = serde_json::json!([{ "medium": medium, "address": name }]);
             user["external_ids"] = serde_json::json!([{ "auth_provider": medium, "external_id": name }]);
+            user["appservice_id"] = serde_json::Value::Null;
             let read = json::<User>(&answer(user.to_string())).and_then(|user| user.account(&server()));
             prop_assert_eq!(read.is_ok(), flag < 2 && Mxid::parse(&name, &server()).is_ok());
         }

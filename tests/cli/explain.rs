@@ -108,8 +108,20 @@ async fn the_json_of_an_explanation_has_its_documented_keys() {
     let shown = world.run(&["explain", "json-ann", "--json"]).await.ends_with(0).json();
     assert_eq!(
         keys(&shown),
-        ["person", "templates", "link", "report", "together_with", "usernames", "journal"]
+        [
+            "person",
+            "templates",
+            "link",
+            "report",
+            "together_with",
+            "usernames",
+            "journal",
+            "login",
+            "login_rules"
+        ]
     );
     assert_eq!(shown["report"]["state"], "create");
     assert_eq!(shown["report"]["mxid"], world.synapse.mxid("json-ann"));
+    assert_eq!(shown["login"]["login"]["kind"], "creates");
+    assert_eq!(shown["login"]["judgement"]["is"], "unwanted");
 }

@@ -3,10 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod check;
+mod docs;
 mod explain;
+mod generate;
+mod journald;
+mod misconfigured;
+mod notify;
 mod render;
 mod secrets;
+mod setup;
 mod socket;
+mod undo;
+mod unprivileged;
 mod usage;
 mod verbs;
 
@@ -108,12 +116,27 @@ struct World {
 
 impl World {
     async fn new(name: &'static str) -> Self {
-        let synapse = shared().await;
+        Self::on(name, shared().await).await
+    }
+
+    /// The same on a Synapse of its own.
+    async fn on(name: &'static str, synapse: &'static Synapse) -> Self {
         let world = Self { name, home: TempDir::new().unwrap(), defguard: StandIn::start().await, synapse };
+        world.join();
         world.write("defguard-password", ADMIN_PASSWORD);
         world.write("synapse-token", synapse.admin_token());
         world.configure("");
         world
+    }
+
+    /// Makes this Defguard the one to which Synapse's provider leads (no test here logs in), with the app for it.
+    fn join(&self) {
+        let provider = &mut self.defguard.state().provider;
+        provider.defguard_url = "http://127.0.0.1:9/".parse().unwrap();
+        let back = format!("{}/_synapse/client/oidc/callback", self.synapse.url());
+        let scopes = ["openid", "profile", "email", "phone"].map(str::to_owned).to_vec();
+        provider.add_app("Matrix", vec![back], scopes, true);
+        provider.apps[0].client_id = "synapse".to_owned();
     }
 
     /// Writes a secret, or a config.
@@ -156,6 +179,9 @@ directory = "{home}/state"
 
 [control]
 socket = "{home}/control.sock"
+
+[monitoring]
+listen = "off"
 {more}"#
         );
         self.write("config.toml", &text);
@@ -183,7 +209,7 @@ socket = "{home}/control.sock"
     fn steady(&self, text: &str) -> String {
         let mut text = text.replace(&self.home.path().display().to_string(), "HOME");
         for (what, instead) in [
-            (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
+            (r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?", "<time>"),
             (r"\(\d+\.\d s\)", "(<time>)"),
             (r"127\.0\.0\.1:\d+", "<address>"),
         ] {

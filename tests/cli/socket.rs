@@ -6,7 +6,6 @@ use std::{
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, chown},
         net::UnixListener,
-        process::CommandExt as _,
     },
     process::{self, Stdio},
     time::Duration,
@@ -14,7 +13,7 @@ use std::{
 
 use defguard_synapse_sync::{
     command::{Answer, Command},
-    engine::{Progress, RunRequest},
+    engine::{Progress, RunRequest, Stage},
     reconcile::Pass,
     serve::control::ask,
 };
@@ -28,6 +27,7 @@ use crate::{
         defguard::NewPerson,
         proxy::{Proxy, on},
     },
+    unprivileged::is_root,
 };
 
 #[tokio::test]
@@ -86,23 +86,8 @@ async fn a_user_without_rights_on_the_socket_is_told_so() {
     let world = World::new("rights").await;
     let daemon = world.daemon().await;
     fs::set_permissions(world.home.path().join("control.sock"), fs::Permissions::from_mode(0o000)).unwrap();
-    let mut command = world.command(&["status"]);
-    if is_root() {
-        // Nothing is forbidden to root: somebody else has to try.
-        let copy = world.home.path().join("program");
-        fs::copy(PROGRAM, &copy).unwrap();
-        for (path, mode) in [
-            (world.home.path().to_owned(), 0o755),
-            (copy.clone(), 0o755),
-            (world.config(), 0o644),
-            (world.home.path().join("defguard-password"), 0o644),
-            (world.home.path().join("synapse-token"), 0o644),
-        ] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        }
-        command = process::Command::new(copy);
-        command.arg("--config").arg(world.config()).arg("status").uid(65534).gid(65534);
-    }
+    // Nothing is forbidden to root: somebody else has to try.
+    let command = if is_root() { world.stranger(&["status"]) } else { world.command(&["status"]) };
     let shown = finish(command, "").await.ends_with(1);
     assert!(shown.err.contains("this user may not use the socket"), "{shown:?}");
     assert!(shown.err.contains("→ run this as root or as the service's user"), "{shown:?}");
@@ -131,8 +116,105 @@ async fn check_warns_of_a_socket_in_a_directory_where_others_can_write() {
     assert!(shown.out.contains("WARNING  socket") && shown.out.contains("mode 777"), "{shown:?}");
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
+impl World {
+    /// A verb as a user who has nothing to do with the service. They can read the config, and no secret.
+    fn stranger(&self, arguments: &[&str]) -> process::Command {
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o644)).unwrap();
+        self.as_user(STRANGER, STRANGER, arguments)
+    }
+}
+
+/// A user and a group that nothing belongs to.
+const STRANGER: u32 = 60_606;
+
+#[tokio::test]
+async fn who_may_ask_is_decided_by_who_they_are_and_not_only_by_the_mode_of_the_socket() {
+    if !is_root() {
+        // Nobody else can be somebody else.
+        return;
+    }
+    let world = World::new("peer").await;
+    // Files that are made here get the group of the directory, as a socket for admins can.
+    chown(world.home.path(), None, Some(4_711)).unwrap();
+    fs::set_permissions(world.home.path(), fs::Permissions::from_mode(0o2755)).unwrap();
+    let daemon = world.daemon().await;
+    let socket = world.home.path().join("control.sock");
+    let made = fs::metadata(&socket).unwrap();
+    assert_eq!((made.permissions().mode() & 0o777, made.uid(), made.gid()), (0o660, 0, 4_711));
+    // Members of the group need nothing else: no secret, no store.
+    fs::set_permissions(world.config(), fs::Permissions::from_mode(0o644)).unwrap();
+    let member = world.as_user(STRANGER, 4_711, &["sync", "--json"]);
+    assert_eq!(finish(member, "").await.ends_with(0).json()["run"], 1);
+    // Somebody opened the socket to everybody.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let shown = finish(world.stranger(&["status"]), "").await.ends_with(1);
+    assert!(shown.err.contains("neither root nor the service's user nor a member"), "{shown:?}");
+    assert!(
+        shown.err.contains("→ run this as root or as the service's user, or join its group"),
+        "{shown:?}"
+    );
+    let (_, log) = daemon.end().await;
+    assert!(log.contains("without the right to it") && log.contains("uid=60606"), "{log}");
+}
+
+#[tokio::test]
+async fn the_socket_has_its_mode_whatever_the_umask_is() {
+    let world = World::new("umask").await;
+    for umask in ["000", "077", "177"] {
+        let mut command = process::Command::new("sh");
+        command.args(["-ec", "umask \"$1\"; shift; exec \"$@\"", "sh", umask, PROGRAM, "--config"]);
+        command.arg(world.config()).arg("run");
+        let daemon = tokio::task::spawn_blocking(|| crate::Daemon::start(command)).await.unwrap();
+        let mode = fs::metadata(world.home.path().join("control.sock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660, "with the umask {umask}");
+        assert_eq!(daemon.end().await.0, 0);
+    }
+}
+
+#[tokio::test]
+async fn whoever_only_asks_the_daemon_needs_no_secret_and_no_config_in_order() {
+    let world = World::new("noread").await;
+    world.defguard.add_person(NewPerson::named("noread-ann"));
+    let daemon = world.daemon().await;
+    fs::remove_file(world.home.path().join("synapse-token")).unwrap();
+    fs::remove_file(world.home.path().join("defguard-password")).unwrap();
+    let config = fs::read_to_string(world.config()).unwrap();
+    fs::write(world.config(), config.replace("instance =", "instanz =")).unwrap();
+    for verb in
+        [&["sync", "noread-ann"][..], &["status"], &["plan"], &["explain", "noread-ann"], &["journal"]]
+    {
+        let shown = world.run(verb).await.ends_with(0);
+        assert_eq!(shown.err, "", "{verb:?}");
+    }
+    assert_eq!(daemon.end().await.0, 0);
+    // Without it, everything is needed, and what is missing is said.
+    let shown = world.run(&["status"]).await.ends_with(2);
+    assert!(shown.err.contains("synapse-token") && shown.err.contains("instanz"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_sync_that_nobody_waits_for_is_queued_once_and_done() {
+    let world = World::new("nowait").await;
+    world.defguard.add_person(NewPerson::named("nowait-ann"));
+    let proxy = Proxy::start(&world.synapse.url()).await;
+    world.configure_for(world.defguard.url().as_str(), &proxy.url(), "");
+    let shown = world.run(&["sync", "--no-wait"]).await.ends_with(1);
+    assert!(shown.err.contains("no daemon is running"), "{shown:?}");
+    let daemon = world.daemon().await;
+    let mut held = proxy.hold_before(on(http::Method::PUT, "nowait-ann"));
+    world.run(&["sync", "--wait", "--no-wait"]).await.ends_with(0);
+    held.reached().await;
+    // However often it is asked for meanwhile.
+    for _ in 0..3 {
+        assert!(world.run(&["sync", "--no-wait"]).await.ends_with(0).out.contains("has taken it on"));
+    }
+    held.release();
+    // Of its own, behind the one that waits already.
+    let report = world.run(&["sync", "nowait-ann", "--json"]).await.ends_with(0).json();
+    assert_eq!(report["run"], 3);
+    let status = world.run(&["status", "--json"]).await.ends_with(0).json();
+    assert_eq!(status["runs"].as_array().unwrap().len(), 3);
+    drop(daemon);
 }
 
 #[tokio::test]
@@ -181,15 +263,31 @@ async fn an_asker_who_goes_away_does_not_stop_the_run() {
 }
 
 /// Keeps what an asker is told.
-struct Told(mpsc::UnboundedSender<Option<(usize, usize)>>);
+struct Told(mpsc::UnboundedSender<Heard>);
+
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Taken,
+    Waiting,
+    Stage(Stage),
+    Step(usize, usize),
+}
 
 impl Progress for Told {
+    fn taken(&self) {
+        self.0.send(Heard::Taken).unwrap();
+    }
+
     fn waiting(&self) {
-        self.0.send(None).unwrap();
+        self.0.send(Heard::Waiting).unwrap();
+    }
+
+    fn stage(&self, stage: Stage) {
+        self.0.send(Heard::Stage(stage)).unwrap();
     }
 
     fn step(&self, done: usize, total: usize) {
-        self.0.send(Some((done, total))).unwrap();
+        self.0.send(Heard::Step(done, total)).unwrap();
     }
 }
 
@@ -212,12 +310,17 @@ async fn whoever_asks_during_a_run_is_told_to_wait_then_how_far_it_is_and_then_t
     let (first, mut first_heard) = ask();
     held.reached().await;
     let (second, mut second_heard) = ask();
-    let wait = tokio::time::timeout(Duration::from_secs(60), second_heard.recv()).await;
-    assert_eq!(wait.unwrap(), Some(None));
+    for wanted in [Heard::Taken, Heard::Waiting] {
+        let wait = tokio::time::timeout(Duration::from_secs(60), second_heard.recv()).await;
+        assert_eq!(wait.unwrap(), Some(wanted));
+    }
     held.release();
     // Of the run that is waited for, too.
-    assert_eq!(second_heard.recv().await, Some(Some((1, 1))));
-    assert_eq!(first_heard.recv().await, Some(Some((1, 1))), "nobody had to wait");
+    assert_eq!(second_heard.recv().await, Some(Heard::Step(1, 1)));
+    let run = [Heard::Taken, Heard::Stage(Stage::Reading), Heard::Stage(Stage::Writing), Heard::Step(1, 1)];
+    for wanted in run {
+        assert_eq!(first_heard.recv().await, Some(wanted), "nobody had to wait");
+    }
     for (answer, run, done) in [(first, 1, 1), (second, 2, 0)] {
         let Some(Answer::Run(report)) = answer.await.unwrap().unwrap() else { panic!("no report") };
         assert_eq!(report.run.unwrap().0, run);

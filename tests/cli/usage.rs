@@ -3,18 +3,45 @@
 use std::fs;
 
 use insta::assert_snapshot;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{alone, keys};
 
-const VERBS: [&str; 10] =
-    ["run", "sync", "plan", "explain", "link", "unlink", "status", "journal", "render", "check"];
+const VERBS: [&str; 20] = [
+    "run",
+    "sync",
+    "plan",
+    "approve",
+    "explain",
+    "adopt",
+    "link",
+    "unlink",
+    "status",
+    "journal",
+    "revert",
+    "forget",
+    "state",
+    "state export",
+    "state import",
+    "state rebuild",
+    "migrate finish",
+    "render",
+    "check",
+    "setup",
+];
 
 #[tokio::test]
 async fn every_verb_has_its_help() {
     assert_snapshot!("help", alone(&["--help"], "").await.ends_with(0).out);
     for verb in VERBS {
-        assert_snapshot!(format!("help_{verb}"), alone(&[verb, "--help"], "").await.ends_with(0).out);
+        let asked: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let name = format!("help_{}", verb.replace(' ', "_"));
+        assert_snapshot!(name, alone(&asked, "").await.ends_with(0).out);
+    }
+    for what in ["synapse", "oidc", "webhook"] {
+        let help = alone(&["setup", what, "--help"], "").await.ends_with(0).out;
+        assert_snapshot!(format!("help_setup_{what}"), help);
     }
 }
 
@@ -27,6 +54,11 @@ async fn wrong_arguments_are_a_usage_error() {
         &["explain"],
         &["link", "ann"],
         &["journal", "--run", "last"],
+        &["revert"],
+        &["revert", "5", "--yes", "--dry-run"],
+        &["state"],
+        &["state", "import"],
+        &["migrate"],
         &["render", "--homeserver-config", "x", "--localpart-template", "y"],
     ] {
         let shown = alone(arguments, "").await.ends_with(2);
@@ -46,6 +78,12 @@ async fn a_config_that_is_not_there_is_said_by_every_verb() {
         &["unlink", "ann"],
         &["status"],
         &["journal"],
+        &["revert", "5"],
+        &["forget", "ann"],
+        &["state", "export"],
+        &["state", "import", "file"],
+        &["state", "rebuild"],
+        &["migrate", "finish"],
         &["render"],
     ] {
         let shown = alone(&[&["--config", "/nonexistent/config.toml"], verb].concat(), "").await.ends_with(2);
@@ -85,6 +123,11 @@ sync = "every minute"
     assert_snapshot!("check_of_a_bad_config", shown.out.replace(path, "config.toml"));
     assert!(!shown.out.contains("hunter2") && !shown.err.contains("hunter2"));
     let items = alone(&["--config", path, "check", "--json"], "").await.ends_with(2).json();
-    assert_eq!(keys(&items[0]), ["level", "what", "found", "mend"]);
+    assert_eq!(
+        keys(&items[0]),
+        ["kind", "level", "what", "found", "why", "mend", "file", "line", "column", "key"]
+    );
+    let url = items.as_array().unwrap().iter().find(|item| item["key"] == "defguard.url").unwrap();
+    assert_eq!((&url["file"], &url["line"], &url["column"]), (&json!(path), &json!(2), &json!(7)));
     assert!(items.as_array().unwrap().iter().filter(|item| item["level"] == "error").count() >= 4);
 }

@@ -72,6 +72,7 @@ async fn the_json_of_runs_and_status_has_its_documented_keys() {
             "completeness",
             "people",
             "unknown",
+            "held",
             "failure",
             "interrupted"
         ]
@@ -88,7 +89,21 @@ async fn the_json_of_runs_and_status_has_its_documented_keys() {
     let plan = world.run(&["plan", "--json"]).await.ends_with(0).json();
     assert_eq!((&plan["run"], &plan["dry_run"]), (&json!(null), &json!(true)));
     let status = world.run(&["status", "--json"]).await.ends_with(0).json();
-    assert_eq!(keys(&status), ["version", "daemon", "links", "conflicts", "failing", "unfinished", "runs"]);
+    assert_eq!(
+        keys(&status),
+        [
+            "version",
+            "daemon",
+            "links",
+            "conflicts",
+            "failing",
+            "unfinished",
+            "hold",
+            "lost",
+            "watched",
+            "runs"
+        ]
+    );
     let journal = world.run(&["journal", "keys-ann", "--json"]).await.ends_with(0).json();
     assert_eq!(keys(&journal[0]), ["run", "at", "id", "mxid", "change"]);
 }

@@ -1,13 +1,20 @@
 //! A Defguard that misbehaves, and something in front of it that answers in its place.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use defguard_synapse_sync::{
     defguard::{Defguard, Options},
-    domain::FailureClass,
-    http::HttpOptions,
-    ports::Directory,
+    domain::{FailureClass, Peer},
+    http::{HttpOptions, Meter, TryResult},
+    ports::{Clock, Directory},
 };
+use reqwest::StatusCode;
 use serde_json::json;
 
 use super::{
@@ -203,4 +210,55 @@ async fn a_look_up_never_takes_trouble_for_absence() {
         assert_eq!(failure.class, class, "{shown}: {failure}");
         assert!(!failure.to_string().contains("alice"), "{failure}");
     }
+}
+
+/// Remembers what it is told.
+#[derive(Debug, Default)]
+struct Counted(Mutex<Vec<(Peer, &'static str, TryResult)>>, AtomicUsize);
+
+impl Meter for Counted {
+    fn request(&self, peer: Peer, endpoint: &'static str, result: TryResult, _: Duration) {
+        self.0.lock().unwrap().push((peer, endpoint, result));
+    }
+
+    fn retry(&self, peer: Peer, class: FailureClass) {
+        assert_eq!((peer, class), (Peer::Defguard, FailureClass::Transient));
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn every_try_is_counted_with_how_it_ended() {
+    let server = StandIn::start().await;
+    let counted = Arc::new(Counted::default());
+    let counting = |http| HttpOptions { meter: Some(Arc::clone(&counted) as Arc<dyn Meter>), ..http };
+    let (options, time) = (options(&server, as_admin()), server.time());
+    let connect =
+        |http| Defguard::new(options.clone(), counting(http), Arc::clone(&time) as Arc<dyn Clock>).unwrap();
+    let seen = || std::mem::take(&mut *counted.0.lock().unwrap());
+    let ok = TryResult::Status(StatusCode::OK);
+    let list = |result| (Peer::Defguard, "user_list", result);
+
+    let defguard = connect(super::http());
+    server.faults().add(Fault::cut_body().on(LIST).times(1));
+    defguard.list().await.unwrap();
+    assert_eq!(seen(), [(Peer::Defguard, "login", ok), list(TryResult::Cut), list(ok)]);
+    server.faults().add(Fault::answer(503, "text/plain", "").on(LIST).times(1));
+    defguard.list().await.unwrap();
+    assert_eq!(seen(), [list(TryResult::Status(StatusCode::SERVICE_UNAVAILABLE)), list(ok)]);
+    assert_eq!(counted.1.load(Ordering::SeqCst), 2);
+
+    server.faults().add(Fault::delay(Duration::from_secs(30)).on(LIST));
+    let once = HttpOptions { tries: 1, ..super::http() };
+    let slow = connect(HttpOptions { timeout: Duration::from_millis(200), ..once.clone() });
+    slow.list().await.unwrap_err();
+    assert_eq!(seen().pop(), Some(list(TryResult::TimedOut)));
+    server.faults().clear();
+    let narrow = connect(HttpOptions { max_body: 200, ..once.clone() });
+    narrow.list().await.unwrap_err();
+    assert!(seen().iter().any(|(.., result)| *result == TryResult::TooLarge));
+    let late = connect(once);
+    server.stop().await;
+    late.list().await.unwrap_err();
+    assert_eq!(seen(), [(Peer::Defguard, "login", TryResult::NotSent)]);
 }

@@ -8,6 +8,7 @@ mod failures;
 mod listing;
 mod login;
 mod lookup;
+mod openid;
 mod recordings;
 mod stand_in;
 
@@ -103,7 +104,11 @@ async fn raw(
 ) -> Raw {
     let url = server.url().join(path).unwrap();
     // Without certificates it is made in no time.
-    let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([])
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
     let mut request = client.request(method.parse().unwrap(), url);
     for (name, value) in headers {
         request = request.header(*name, *value);

@@ -311,3 +311,136 @@ async fn rows_move_as_the_heap_has_room() {
     server.rename(server.id_of("f"), "F");
     assert_eq!(order(), "admin g d e F b", "the second write takes the second free place");
 }
+
+fn hook(url: &str) -> Value {
+    json!({
+        "url": url, "description": "", "token": "secret", "enabled": true, "on_user_created": true,
+        "on_user_deleted": true, "on_user_modified": true, "on_hwkey_provision": false,
+    })
+}
+
+#[tokio::test]
+async fn a_webhook_is_added_without_an_id_once_and_listed_with_its_token() {
+    let hands = Hands::new().await;
+    let made = hands.send("POST", "webhook", Some(&hook("no address"))).await;
+    assert_eq!((made.status, made.body.as_str()), (201, "{}"));
+    let again = hands.send("POST", "webhook", Some(&hook("no address"))).await;
+    assert_eq!((again.status, again.body.as_str()), (400, "{}"));
+    let mut short = hook("http://127.0.0.1:1/");
+    short.as_object_mut().unwrap().remove("on_hwkey_provision");
+    assert_eq!(hands.send("POST", "webhook", Some(&short)).await.status, 422);
+    let listed = hands.send("GET", "webhook", None).await.json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["token"]), (1, &json!("secret")));
+    let path = format!("webhook/{}", listed[0]["id"]);
+    assert_eq!(hands.send("POST", &path, Some(&json!({"enabled": false}))).await.body, "{}");
+    assert_eq!(hands.send("PUT", &path, Some(&hook("http://127.0.0.1:1/"))).await.body, "{}");
+    assert_eq!(hands.send("GET", "webhook", None).await.json()[0]["url"], "http://127.0.0.1:1/");
+    assert_eq!(hands.send("DELETE", &path, None).await.status, 200);
+    for (method, body) in
+        [("DELETE", None), ("PUT", Some(hook("x"))), ("POST", Some(json!({"enabled": true})))]
+    {
+        let gone = hands.send(method, &path, body.as_ref()).await;
+        assert_eq!((gone.status, gone.body.as_str()), (404, "{}"), "{method}");
+    }
+}
+
+/// A receiver that answers as it is told, and what it was sent: method, event, authorization, body.
+async fn receiver(
+    answer: impl Fn() -> axum::response::Response + Clone + Send + Sync + 'static,
+) -> (String, tokio::sync::mpsc::UnboundedReceiver<(String, String, String, Value)>) {
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(
+        async move |method: axum::http::Method, headers: axum::http::HeaderMap, body: axum::body::Bytes| {
+            let text = |name: &str| {
+                headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+            };
+            let body = serde_json::from_slice(&body).unwrap_or_default();
+            sender.send((method.to_string(), text("x-defguard-event"), text("authorization"), body)).unwrap();
+            answer()
+        },
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, events)
+}
+
+#[tokio::test]
+async fn events_are_sent_for_what_the_api_does_to_people_and_for_nothing_else() {
+    use axum::response::IntoResponse as _;
+    let hands = Hands::new().await;
+    let (url, mut events) = receiver(|| "".into_response()).await;
+    hands.send("POST", "webhook", Some(&hook(&url))).await;
+    let bob = NewPerson::named("bob");
+    let id = hands.server.create_by_api(&bob).await;
+    // Without an event: what is no change of a person, what fails, and what does not come through this API.
+    hands.send("POST", "group", Some(&json!({"name": "staff", "members": ["bob"], "is_admin": false}))).await;
+    hands.send("POST", "group/2", Some(&json!({"username": "bob"}))).await;
+    hands.send("DELETE", "group/2/user/bob", None).await;
+    assert_eq!(hands.send("DELETE", "user/nobody", None).await.status, 404);
+    assert_eq!(hands.send("POST", "user", Some(&json!({}))).await.status, 422);
+    hands.server.update(id, |row| row.first_name = "by SQL".to_owned());
+    hands.server.change_by_api(id, json!({"username": "robert", "is_active": false})).await;
+    hands.server.change_by_api(id, json!({})).await;
+    hands.server.delete_by_api("robert").await;
+    hands.server.delivered(4).await;
+    let mut seen = Vec::new();
+    while let Ok((method, event, authorization, body)) = events.try_recv() {
+        assert_eq!((method.as_str(), authorization.as_str()), ("POST", "Bearer secret"));
+        seen.push((event, body["id"].as_i64(), body["username"].as_str().unwrap().to_owned()));
+    }
+    let event = |name: &str, id: Option<i64>, who: &str| (name.to_owned(), id, who.to_owned());
+    assert_eq!(
+        seen,
+        [
+            event("user_created", Some(id), "bob"),
+            event("user_modified", Some(id), "robert"),
+            event("user_modified", Some(id), "robert"),
+            event("user_deleted", None, "robert"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_event_is_tried_once_and_redirects_are_followed_with_the_token() {
+    use axum::{http::StatusCode, response::IntoResponse as _};
+    let hands = Hands::new().await;
+    let (end, mut arrived) = receiver(|| "".into_response()).await;
+    for (status, method) in [(302, "GET"), (307, "POST")] {
+        let to = end.clone();
+        let (url, _events) = receiver(move || {
+            (StatusCode::from_u16(status).unwrap(), [("location", to.clone())]).into_response()
+        })
+        .await;
+        hands.server.state().webhooks.clear();
+        hands.send("POST", "webhook", Some(&hook(&url))).await;
+        hands.server.create_by_api(&NewPerson::named(&format!("p{status}"))).await;
+        assert_eq!(arrived.recv().await.unwrap().0, method);
+    }
+    let (url, mut failing) = receiver(|| StatusCode::INTERNAL_SERVER_ERROR.into_response()).await;
+    hands.server.state().webhooks.clear();
+    hands.send("POST", "webhook", Some(&hook(&url))).await;
+    hands.server.create_by_api(&NewPerson::named("first")).await;
+    hands.server.create_by_api(&NewPerson::named("second")).await;
+    hands.server.delivered(4).await;
+    let names = [failing.recv().await.unwrap().3, failing.recv().await.unwrap().3];
+    assert_eq!(names.map(|body| body["username"].clone()), [json!("first"), json!("second")]);
+    assert!(failing.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_deleted_person_is_still_there_until_the_deletion_is_committed() {
+    use axum::response::IntoResponse as _;
+    let hands = Hands::new().await;
+    let (url, mut events) = receiver(|| "".into_response()).await;
+    hands.send("POST", "webhook", Some(&hook(&url))).await;
+    hands.server.add_person(NewPerson::named("bob"));
+    let commit = hands.server.hold_commits().await;
+    let told = async {
+        assert_eq!(events.recv().await.unwrap().1, "user_deleted");
+        assert_eq!(hands.info("bob").await["username"], "bob");
+        drop(commit);
+    };
+    tokio::join!(hands.server.delete_by_api("bob"), told);
+    assert_eq!(hands.send("GET", "user/bob", None).await.status, 404);
+}

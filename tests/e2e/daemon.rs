@@ -22,7 +22,12 @@ async fn the_daemon_catches_up_keeps_its_schedule_and_ends_in_an_orderly_way() {
     ground.set_first_name(id, "Changed");
     ground
         .proxy
-        .wait_until(|seen| seen.iter().any(|seen| seen.method == Method::PUT && seen.status == Some(200)))
+        .wait_until(|seen| {
+            seen.iter().any(|seen| {
+                let write = seen.method == Method::PUT && seen.path.contains("/v2/users/");
+                write && seen.status == Some(200)
+            })
+        })
         .await;
     assert_eq!(ground.account("alice").await.name.as_deref(), Some("Changed Person"));
     let runs = daemon.count("sync done");

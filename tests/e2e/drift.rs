@@ -1,6 +1,6 @@
 //! What somebody changed in Synapse by hand, and a state that was lost.
 
-use defguard_synapse_sync::domain::Change;
+use defguard_synapse_sync::{domain::Change, reconcile::Pass};
 use serde_json::json;
 
 use crate::ground::{Ground, State, accounts_of, check_journal, conflicts, of, set};
@@ -73,11 +73,14 @@ async fn a_lost_state_is_found_again_in_synapse_without_a_write() {
     let before = accounts_of(&ground).await;
     std::fs::remove_dir_all(ground.path("state")).unwrap();
     ground.proxy.clear();
-    let report = ground.sync().await;
+    let report = ground.run(Pass::Frequent).await;
+    assert_eq!(report.exit_code(), 4, "{report:#?}");
+    assert!(report.held.as_ref().unwrap().reasons[0].mend.contains("state rebuild"), "{report:#?}");
     for id in [alice, bob] {
         assert_eq!(of(&report, id).state, State::Relink);
         assert_eq!(of(&report, id).done, [Change::Relinked]);
     }
+    ground.program(&["state", "rebuild"]).await.with_code(0);
     assert_eq!(ground.writes(), [""; 0]);
     assert_eq!(accounts_of(&ground).await, before);
     ground.nothing_to_do().await;
@@ -100,6 +103,9 @@ async fn what_changed_while_the_state_was_lost_is_set_right_by_the_markers() {
     ground.rename(bob, "alice");
     ground.rename(alice, "bob");
     ground.rename(carol, "caroline");
+    // No login moves before all links are there again.
+    assert_eq!(ground.run(Pass::Frequent).await.exit_code(), 4);
+    ground.program(&["state", "rebuild"]).await.with_code(0);
     ground.sync().await;
     for (login, account) in
         [("alice", Some("bob")), ("bob", Some("alice")), ("carol", None), ("caroline", Some("carol"))]
@@ -135,9 +141,9 @@ async fn a_state_that_belongs_to_another_pair_of_servers_is_not_used() {
     let mut ground = Ground::new("pair").await;
     ground.add("alice");
     ground.sync().await;
-    ground.set("synapse.idp_id", "\"Other\"");
+    ground.set("defguard.instance", "\"elsewhere\"");
     ground.proxy.clear();
-    let ended = ground.program(&["sync"]).await.with_code(1);
-    assert!(ended.err.contains("oidc-Defguard") && ended.err.contains("oidc-Other"), "{}", ended.err);
+    let ended = ground.program(&["sync"]).await.with_code(4);
+    assert!(ended.err.contains("`pair` and is `elsewhere`") && ended.err.contains("→"), "{}", ended.err);
     assert_eq!(ground.writes(), [""; 0]);
 }

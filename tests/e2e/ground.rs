@@ -59,6 +59,10 @@ catch_up = false
 directory = "$HOME/state"
 [control]
 socket = "$HOME/control.sock"
+[webhook]
+[notices]
+[monitoring]
+listen = "off"
 "#;
 
 pub struct Ground {
@@ -209,6 +213,16 @@ impl Ground {
         account_at(self.synapse, &self.n(who)).await
     }
 
+    pub async fn is_locked(&self, who: &str) -> bool {
+        self.synapse.account(&self.n(who)).await.body["locked"] == json!(true)
+    }
+
+    /// How many things the admin API lists of an account: `devices`, `pushers`.
+    pub async fn admin_list(&self, who: &str, version: &str, part: &str, key: &str) -> usize {
+        let path = format!("/_synapse/admin/{version}/users/{}/{part}", self.mxid(who));
+        self.synapse.admin_get(&path).await.body[key].as_array().unwrap().len()
+    }
+
     /// Whose account a login opens, by name of this test; `None` if nobody's. As a login does, this puts the answer
     /// into Synapse's cache.
     pub async fn opens(&self, who: &str) -> Option<String> {
@@ -301,6 +315,17 @@ impl Ground {
     pub async fn sync_failed_too(&self) -> RunReport {
         let ids = self.defguard.state().people.rows().map(|row| format!("#{}", row.id)).collect();
         let report = self.ask(&RunRequest { only: ids, ..RunRequest::everybody(Pass::Frequent) }).await;
+        assert_eq!(report.exit_code(), 0, "{report:#?}");
+        report
+    }
+
+    /// A run of which a part is held, and then its approval, which lets that part run.
+    pub async fn approve(&self) -> RunReport {
+        let held = self.run(Pass::Frequent).await;
+        assert_eq!(held.exit_code(), 4, "{held:#?}");
+        let approve = held.held.unwrap().digest;
+        assert!(approve.is_some());
+        let report = self.ask(&RunRequest { approve, ..RunRequest::everybody(Pass::Frequent) }).await;
         assert_eq!(report.exit_code(), 0, "{report:#?}");
         report
     }

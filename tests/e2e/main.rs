@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+mod adopt;
 mod by_hand;
 mod conflicts;
 mod daemon;
@@ -11,10 +12,19 @@ mod drift;
 mod everybody;
 mod faults;
 mod ground;
+mod guard;
+mod hazards;
 mod killed;
+mod killed_leaving;
+mod leaving;
+mod monitoring;
 mod names;
+mod notices;
 mod process;
 mod profile;
+mod stream;
+mod undo;
+mod webhook;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -95,9 +95,22 @@ impl Process {
         let _ = self.err.clone().wait_for(|(_, ended)| *ended).await;
     }
 
+    /// Waits until a line of standard error holds a text; gives what stands behind it in that line.
+    pub async fn says_behind(&self, text: &str) -> String {
+        self.says(text).await;
+        let err = self.err.borrow();
+        let (_, behind) = err.0.split_once(text).unwrap();
+        behind.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// How often standard error holds a text by now.
     pub fn count(&self, text: &str) -> usize {
         self.err.borrow().0.matches(text).count()
+    }
+
+    /// What standard error holds by now.
+    pub fn log(&self) -> String {
+        self.err.borrow().0.clone()
     }
 
     /// Waits until standard error holds a text so many times.

@@ -23,8 +23,10 @@ use defguard_synapse_sync::{
     daemon::Daemon,
     domain::{Change, ExternalId, Instance, MARKER_PROVIDER},
     engine::{Engine, RunReport, RunRequest},
+    http::Meter,
     ports::Clock as _,
     reconcile::Pass,
+    serve::metrics::Metrics,
 };
 use serde_json::json;
 use support::{
@@ -52,13 +54,17 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The client id and the secret of the app in Defguard.
+const APP: (&str, &str) = ("matrix", "the-secret-of-the-app");
+
 async fn sandbox(once: bool) -> anyhow::Result<()> {
     println!("Starting a stand-in Defguard with the 335 recorded people …");
     let defguard = StandIn::start().await;
     defguard.load_recorded();
+    defguard.serve_logins();
 
     println!("Starting a real Synapse (the first time it is installed, which takes a minute or two) …");
-    let provider = defguard_provider(defguard.url().as_str(), "matrix", "the-secret-of-the-app");
+    let provider = defguard_provider(defguard.url().as_str(), APP.0, APP.1);
     let synapse = Synapse::start(synapse::Options {
         server_name: "sandbox.test".to_owned(),
         oidc_provider: Some(provider),
@@ -66,11 +72,12 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
     })
     .await
     .map_err(anyhow::Error::msg)?;
+    register_app(&defguard, &synapse);
     let proxy = Proxy::start(&synapse.url()).await;
 
     let home = tempfile::Builder::new().prefix("sandbox-").tempdir()?;
     let file = write_config(home.path(), &defguard, &synapse, &proxy)?;
-    let (settings, engine) = engine(&file)?;
+    let (settings, engine, metrics) = engine(&file)?;
 
     println!("\nThe first sync:\n");
     let report = engine.run(&RunRequest::everybody(Pass::Frequent), &()).await;
@@ -102,8 +109,21 @@ async fn sandbox(once: bool) -> anyhow::Result<()> {
     advise(&file, &defguard, &synapse);
     tracing_subscriber::fmt().with_env_filter("defguard_synapse_sync=info").init();
     let daemon =
-        Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0);
+        Daemon::new(engine, Arc::new(assemble::SystemClock), assemble::timetable(&settings), false, || 0.0)
+            .monitored(&settings, metrics);
     daemon.run(&settings.control.socket).await.context("the daemon ended")
+}
+
+/// The app in Defguard that Synapse's provider entry names.
+fn register_app(defguard: &StandIn, synapse: &Synapse) {
+    let provider = &mut defguard.state().provider;
+    let back = format!("{}/_synapse/client/oidc/callback", synapse.url());
+    let scopes = ["openid", "profile", "email", "phone"].map(str::to_owned).to_vec();
+    provider.add_app("Matrix", vec![back], scopes, true);
+    if let Some(app) = provider.apps.last_mut() {
+        APP.0.clone_into(&mut app.client_id);
+        APP.1.clone_into(&mut app.client_secret);
+    }
 }
 
 /// Writes the config as an admin would: templates, scopes and `idp_id` come from the homeserver's own YAML.
@@ -142,6 +162,9 @@ directory = "{}"
 
 [control]
 socket = "{}"
+
+[monitoring]
+status_page_names = true
 "#,
         defguard.url(),
         proxy.url(),
@@ -154,7 +177,7 @@ socket = "{}"
     Ok(file)
 }
 
-fn engine(file: &Path) -> anyhow::Result<(Settings, Engine)> {
+fn engine(file: &Path) -> anyhow::Result<(Settings, Engine, Arc<Metrics>)> {
     let show = |findings: Vec<config::Finding>| {
         anyhow::Error::msg(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     };
@@ -162,8 +185,10 @@ fn engine(file: &Path) -> anyhow::Result<(Settings, Engine)> {
     let (settings, _) = config::load(file, &Environment::empty(), now).map_err(show)?;
     let templates = assemble::templates(&settings.templates).map_err(show)?;
     let (store, _) = assemble::store(&settings, 1)?;
-    let engine = assemble::engine(&settings, templates, store)?;
-    Ok((settings, engine))
+    let metrics = Arc::new(Metrics::new(now));
+    let meter = Arc::clone(&metrics) as Arc<dyn Meter>;
+    let engine = assemble::counted_engine(&settings, templates, store, meter)?;
+    Ok((settings, engine, metrics))
 }
 
 /// Asks the real Synapse whether every account that was made is as it should be.
@@ -207,13 +232,15 @@ fn advise(file: &Path, defguard: &StandIn, synapse: &Synapse) {
         "\nThe daemon is up and syncs every 15 seconds; Ctrl-C ends it. In another terminal:\n\n\
          Why is somebody as they are? A healthy person, two who want one name, and one whose name was taken before:\n  \
          {program} explain user005\n  {program} explain sam.east\n  {program} explain casey\n\n\
+         How is the daemon? Look at http://127.0.0.1:9847/ in a browser, or at its metrics:\n  \
+         curl -s http://127.0.0.1:9847/metrics\n\n\
          The name was theirs all along:\n  {program} link casey @casey:sandbox.test\n\n\
          Change a person in Defguard, then watch the next run, or do not wait for it:\n  \
          curl -s -H 'Cookie: {cookie}' {person} \\\n    \
          | python3 -c 'import json,sys; u=json.load(sys.stdin)[\"user\"]; u[\"username\"]=\"renamed005\"; print(json.dumps(u))' \\\n    \
          | curl -s -A curl -X PUT -H 'Cookie: {cookie}' -H 'Content-Type: application/json' --data-binary @- {person}\n  \
          {program} sync renamed005\n  {program} explain renamed005\n\n\
-         How are things, what was done, is all well?\n  {program} status\n  {program} journal\n  {program} check\n\n\
+         How are things, what was done, is all well, and where do logins lead?\n  {program} status\n  {program} journal\n  {program} check --people\n\n\
          Look into Synapse yourself:\n  \
          curl -s -H 'Authorization: Bearer {}' '{}/_synapse/admin/v2/users?limit=3'\n",
         synapse.admin_token(),

@@ -11,6 +11,7 @@
     reason = "shared by several test programs, each of which uses a part"
 )]
 
+pub mod browser;
 pub mod defguard;
 pub mod proxy;
 pub mod synapse;

@@ -22,7 +22,8 @@ use defguard_synapse_sync::{
     },
     engine::{Engine, Options, RunReport, RunRequest},
     ports::{
-        Clock, Directory, Homeserver, HomeserverInfo, JournalFilter, Outcome, ServerPair, Store, Written,
+        Clock, Directory, Homeserver, HomeserverInfo, JournalFilter, Kept, Outcome, ServerPair, Snapshot,
+        Store, Written,
     },
     reconcile::{ByHand, Pass, Scope},
 };
@@ -344,6 +345,8 @@ pub struct State {
     pub pushers: BTreeMap<Mxid, BTreeSet<String>>,
     /// Where devices were logged out by us.
     pub ended: Vec<Ended>,
+    /// The auth provider of logins in the config, `oidc-<idp_id>`.
+    pub provider: String,
     /// Our own account data on the homeserver.
     pub record: Option<ServiceRecord>,
     /// The devices that are logged in to accounts.
@@ -474,6 +477,7 @@ impl World {
             leaving: BTreeMap::new(),
             pushers: BTreeMap::new(),
             ended: Vec::new(),
+            provider: PROVIDER.to_owned(),
             record: None,
             sessions: BTreeMap::new(),
             stored: 0,
@@ -522,9 +526,10 @@ impl World {
             state.open_registration = policies.open_registration;
             state.policies = *policies;
         }
+        let provider = self.state().provider.clone();
         let options = Options {
             defguard_url: "https://defguard.example.org/".to_owned(),
-            auth_provider: PROVIDER.to_owned(),
+            auth_provider: provider.clone(),
             instance: instance(),
             on_conflict: policies.on_conflict,
             display_name: policies.display_name,
@@ -549,7 +554,7 @@ impl World {
                 subject_template: String::new(),
                 display_name_template: String::new(),
                 email_template: String::new(),
-                auth_provider: PROVIDER.to_owned(),
+                auth_provider: provider,
             },
             holder: self.holder().to_owned(),
             lease: TimeDelta::minutes(15),
@@ -625,6 +630,18 @@ impl World {
             }
         };
         std::thread::spawn(run).join().unwrap();
+    }
+
+    /// From now on calls are counted, and this goes wrong at them.
+    pub fn begin_script(&self, died: Arc<Notify>, faults: BTreeMap<usize, Fault>) {
+        let mut state = self.state();
+        state.begin(self.who, faults);
+        state.scripts[self.who].died = died;
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn end_script(&self) {
+        self.state().end(self.who);
     }
 
     /// A run without faults for everybody.
@@ -799,9 +816,8 @@ impl State {
                 continue;
             }
             assert_eq!(was.summary, is.summary, "{} was changed in doubt", write.mxid);
-            for id in was.external_ids.difference(&is.external_ids) {
-                panic!("{} lost {id} in doubt", write.mxid);
-            }
+            let lost: Vec<_> = was.external_ids.difference(&is.external_ids).collect();
+            assert!(lost.is_empty(), "{} lost {lost:?} in doubt", write.mxid);
             assert!(was.threepids.is_subset(&is.threepids), "{} lost an address in doubt", write.mxid);
             assert_eq!(write.robbed, None, "in doubt");
         }
@@ -1407,6 +1423,13 @@ impl Homeserver for World {
         .await
     }
 
+    async fn last_seen(&self, mxid: &Mxid) -> Lookup<Option<DateTime<Utc>>> {
+        self.lookup(Peer::Synapse, format!("last seen of {mxid}"), |state| {
+            state.accounts.contains_key(mxid).then_some(None)
+        })
+        .await
+    }
+
     async fn put(&self, mxid: &Mxid, patch: &AccountPatch) -> Result<Written, Failure> {
         let who = self.who;
         self.asynchronous(Peer::Synapse, |state| state.put(who, mxid, patch)).await
@@ -1569,6 +1592,42 @@ impl Store for World {
         self.stored(|state| {
             state.journal.retain(|entry| entry.at >= before);
             state.runs.retain(|run| run.began >= before);
+        })
+    }
+
+    fn forget(&self, id: DefguardId, dry_run: bool) -> Result<Kept, Failure> {
+        let kept = {
+            let state = self.state();
+            let memory = &state.memories[self.who];
+            Kept {
+                lines: memory.journal.iter().filter(|entry| entry.id == id).count(),
+                conflicts: memory.standoffs.contains_key(&id),
+                failures: memory.backoff.contains_key(&id),
+            }
+        };
+        if !dry_run {
+            self.stored(|state| {
+                state.journal.retain(|entry| entry.id != id);
+                state.standoffs.remove(&id);
+                state.backoff.remove(&id);
+            })?;
+        }
+        Ok(kept)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let state = &self.state().memories[self.who];
+        Ok(Snapshot {
+            store: state.store_id.clone(),
+            pair: None,
+            next_run: state.next_run,
+            standing: state.standing.clone(),
+            links: state.links.values().cloned().collect(),
+            intents: state.intents.values().cloned().collect(),
+            backoff: state.backoff.clone(),
+            standoffs: state.standoffs.clone(),
+            runs: state.runs.clone(),
+            journal: state.journal.clone(),
         })
     }
 }

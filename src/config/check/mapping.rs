@@ -1,6 +1,7 @@
 //! Templates, scopes and `idp_id`, which are written either in this config or in the homeserver's own.
 
 use crate::config::{
+    Environment,
     homeserver_yaml::{self, Provider},
     raw::{At, Table},
     secrets,
@@ -79,7 +80,7 @@ pub(super) fn auth_provider(
 }
 
 /// Reads the homeserver's own files, if they are named.
-pub(super) fn origin(table: &mut Table<'_, '_>, idp_id: Option<&At<String>>) -> Origin {
+pub(super) fn origin(table: &mut Table<'_, '_>, idp_id: Option<&At<String>>, env: &Environment) -> Origin {
     let Some(paths) = table.texts("homeserver_config") else { return Origin::Here };
     if paths.value.is_empty() {
         table.find(paths.at.error(
@@ -91,7 +92,7 @@ pub(super) fn origin(table: &mut Table<'_, '_>, idp_id: Option<&At<String>>) -> 
     }
     let mut files = Vec::new();
     for path in &paths.value {
-        match secrets::absolute(path) {
+        match secrets::absolute_or_credential(path, env) {
             Ok(file) => files.push(file),
             Err(finding) => table.find(finding),
         }

@@ -1,6 +1,8 @@
 //! From a document to [`Settings`]: every key is read, defaults are filled in, and what is wrong is collected.
 
+mod events;
 mod mapping;
+mod monitoring;
 mod off_boarding;
 mod servers;
 
@@ -54,6 +56,9 @@ pub(super) fn settings(
     let schedule = schedule(document.table("schedule"), now);
     let state = state(document.table("state"), env);
     let control = control(document.table("control"), env);
+    let webhook = events::webhook(document.table("webhook"), env);
+    let notices = events::notices(document.table("notices"));
+    let monitoring = monitoring::monitoring(document.table("monitoring"));
     let log = log(document.table("log"));
     Some(Settings {
         defguard: defguard?,
@@ -66,17 +71,25 @@ pub(super) fn settings(
         schedule: schedule?,
         state,
         control,
+        webhook: webhook?,
+        notices: notices?,
+        monitoring,
         log,
         _checked: Checked,
     })
 }
 
 /// Reads nothing but the templates, in this config or in the homeserver's own.
-pub(super) fn templates(document: &mut Document<'_>) -> Option<TemplateTexts> {
+pub(super) fn templates(document: &mut Document<'_>, env: &Environment) -> Option<TemplateTexts> {
     let mut synapse = document.table("synapse");
     let idp_id = synapse.text("idp_id");
-    let origin = mapping::origin(&mut synapse, idp_id.as_ref());
+    let origin = mapping::origin(&mut synapse, idp_id.as_ref(), env);
     mapping::templates(document.table("templates"), &origin)
+}
+
+/// Reads what is needed to ask the daemon.
+pub(super) fn asking(document: &mut Document<'_>, env: &Environment) -> (ControlSettings, LogSettings) {
+    (control(document.table("control"), env), log(document.table("log")))
 }
 
 fn scope(mut table: Table<'_, '_>) -> ScopeSettings {

@@ -181,12 +181,12 @@ pub(super) fn synapse(mut table: Table<'_, '_>, env: &Environment) -> (Option<Sy
         CreateMode::Auto,
     );
     let idp_id = table.text("idp_id");
-    let origin = mapping::origin(&mut table, idp_id.as_ref());
+    let origin = mapping::origin(&mut table, idp_id.as_ref(), env);
     let auth_provider = mapping::auth_provider(&mut table, idp_id, &origin);
     table.close();
-    let server_name = match &origin {
-        Origin::Homeserver(provider) => provider.server_name.clone(),
-        Origin::Here | Origin::Unusable => None,
+    let (server_name, homeserver) = match &origin {
+        Origin::Homeserver(provider) => (provider.server_name.clone(), Some(provider.facts.clone())),
+        Origin::Here | Origin::Unusable => (None, None),
     };
     let settings = || {
         Some(SynapseSettings {
@@ -198,6 +198,7 @@ pub(super) fn synapse(mut table: Table<'_, '_>, env: &Environment) -> (Option<Sy
             auth_provider: auth_provider?,
             create,
             server_name,
+            homeserver,
         })
     };
     (settings(), origin)

@@ -7,7 +7,7 @@ use minijinja::machinery::{
     ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, UnaryOpKind},
 };
 
-use super::{RESERVED, Translator};
+use super::{DEEPEST, RESERVED, Translator};
 use crate::mapping::{checks, filters, globals, refused::ProblemKind};
 
 /// Filters whose result cannot be foretold or is made for people to look at.
@@ -44,6 +44,10 @@ const LOOP_FIELDS: &[&str] = &[
 
 impl Translator<'_> {
     pub(super) fn expr(&mut self, expr: &Expr<'_>) -> String {
+        self.deeper(Some(expr.span()), |this| this.expr_here(expr))
+    }
+
+    fn expr_here(&mut self, expr: &Expr<'_>) -> String {
         match expr {
             Expr::Const(constant) => {
                 self.check_literal(constant.span(), &constant.value);
@@ -64,6 +68,11 @@ impl Translator<'_> {
             }
             Expr::BinOp(binary) => self.binary(binary.op, &binary.left, &binary.right),
             Expr::Compare(compare) => {
+                if compare.ops.len() > DEEPEST {
+                    let why = format!("more than {DEEPEST} comparisons in one chain are not done");
+                    self.refuse(Some(compare.span()), &why, None);
+                    return String::new();
+                }
                 let mut parts = Vec::new();
                 let mut left = &compare.expr;
                 for (at, op) in compare.ops.iter().enumerate() {

@@ -8,6 +8,8 @@ use super::state::State;
 
 type Edit = Arc<dyn Fn(&mut Value) + Send + Sync>;
 type Hook = Box<dyn FnOnce(&mut State) + Send>;
+/// Told the number of the page and the ids on it.
+type Watcher = Box<dyn FnMut(&mut State, u64, &[i64]) + Send>;
 
 /// What happens to a request.
 #[derive(Clone)]
@@ -191,6 +193,7 @@ impl Fault {
 pub struct Faults {
     faults: Vec<Fault>,
     hooks: BTreeMap<u64, Vec<Hook>>,
+    watcher: Option<Watcher>,
 }
 
 impl Faults {
@@ -206,6 +209,17 @@ impl Faults {
     /// made once; several for one page are used up by one request each, in their order.
     pub fn after_page(&mut self, page: u64, change: impl FnOnce(&mut State) + Send + 'static) {
         self.hooks.entry(page).or_default().push(Box::new(change));
+    }
+
+    /// Is told of every page of the list after it was read from the database and before it is sent, and can make changes.
+    pub fn on_every_page(&mut self, watcher: impl FnMut(&mut State, u64, &[i64]) + Send + 'static) {
+        self.watcher = Some(Box::new(watcher));
+    }
+
+    pub(super) fn watch(&mut self, state: &mut State, page: u64, ids: &[i64]) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(state, page, ids);
+        }
     }
 
     pub(super) fn take_hook(&mut self, page: u64) -> Option<Hook> {

@@ -5,10 +5,12 @@
 mod api;
 mod faults;
 mod heap;
+mod oidc;
 mod person;
 mod server;
 mod state;
 pub mod totp;
+mod webhooks;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -17,14 +19,20 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use defguard_synapse_sync::ports::Clock;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use url::Url;
 
 #[allow(unused_imports, reason = "each test program uses a part")]
 pub use self::{
     faults::{Action, Fault, Faults},
+    heap::Heap,
+    oidc::App,
     person::{NewPerson, Row},
     server::Request,
     state::{ADMIN_PASSWORD, MFAUSER_PASSWORD, MFAUSER_TOTP, NORMAL_PASSWORD, Refused, State},
+    webhooks::{Delivery, Event, Webhook, WebhookSettings},
 };
 
 /// What the server and the test share.
@@ -33,9 +41,19 @@ pub struct Shared {
     faults: Mutex<Faults>,
     log: Mutex<server::Log>,
     time: Arc<Time>,
+    /// Where events wait for their delivery: in memory only.
+    events: mpsc::UnboundedSender<Event>,
+    deliveries: watch::Sender<Vec<Delivery>>,
+    /// Whoever holds it keeps deletions from being committed.
+    commit: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
+    /// Puts an event into the queue of the worker.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -76,25 +94,32 @@ pub struct StandIn {
     shared: Arc<Shared>,
     url: Url,
     server: tokio::task::JoinHandle<()>,
+    worker: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.server.abort();
+        self.worker.abort();
     }
 }
 
 impl StandIn {
     /// Starts with one administrator, `admin`, whose password is [`ADMIN_PASSWORD`].
     pub async fn start() -> Self {
+        let (events, queued) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new()),
             faults: Mutex::default(),
             log: Mutex::default(),
             time: Arc::default(),
+            events,
+            deliveries: watch::Sender::default(),
+            commit: Arc::default(),
         });
         let (url, server) = server::start(Arc::clone(&shared)).await;
-        Self { shared, url, server }
+        let worker = tokio::spawn(webhooks::deliver(Arc::clone(&shared), queued));
+        Self { shared, url, server, worker }
     }
 
     /// Stops it, and returns when its port is closed.
@@ -106,6 +131,17 @@ impl StandIn {
     /// The address, without `/api`.
     pub fn url(&self) -> Url {
         self.url.clone()
+    }
+
+    /// Says in the settings that this is the address of the server, so that browsers can log in here. Without it the
+    /// issuer and the cookies are those of `https://defguard.example.com/`.
+    pub fn serve_logins(&self) {
+        self.state().provider.defguard_url = self.url.clone();
+    }
+
+    /// The OpenID apps.
+    pub fn apps(&self) -> Vec<App> {
+        self.state().provider.apps.clone()
     }
 
     /// The clock of this server, for a client that shall have the same.
@@ -185,6 +221,71 @@ impl StandIn {
     /// Ends all sessions.
     pub fn end_sessions(&self) {
         self.state().sessions.clear();
+    }
+
+    // ---- as an administrator does it, through the API, of which webhooks are told ----
+
+    /// A request of the administrator `admin`: the status and the body.
+    #[allow(clippy::disallowed_methods, reason = "a person in a browser, not the service")]
+    pub async fn api(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let url = self.url.join(&format!("api/v1/{path}")).unwrap();
+        let request = reqwest::Client::new()
+            .request(method, url)
+            .header("cookie", self.session_for("admin", true))
+            .header("user-agent", "browser")
+            .json(body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+    }
+
+    /// POST /user; gives the id.
+    pub async fn create_by_api(&self, person: &NewPerson) -> i64 {
+        let body = json!({
+            "username": person.username, "first_name": person.first_name, "last_name": person.last_name,
+            "email": person.email, "phone": person.phone, "password": person.password,
+        });
+        let (status, info) = self.api(Method::POST, "user", &body).await;
+        assert_eq!(status, 201, "{info}");
+        info["id"].as_i64().unwrap()
+    }
+
+    /// PUT /user with what was there but for some keys.
+    pub async fn change_by_api(&self, id: i64, keys: Value) {
+        let (username, mut info) = {
+            let state = self.state();
+            let row = state.people.get(id).unwrap();
+            (row.username.clone(), state.info(row))
+        };
+        for (key, value) in keys.as_object().unwrap() {
+            info[key] = value.clone();
+        }
+        let (status, answer) = self.api(Method::PUT, &format!("user/{username}"), &info).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// DELETE /user; comes back when it is committed.
+    pub async fn delete_by_api(&self, username: &str) {
+        let (status, answer) = self.api(Method::DELETE, &format!("user/{username}"), &json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Keeps deletions from being committed as long as the guard is held.
+    pub async fn hold_commits(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.shared.commit).lock_owned().await
+    }
+
+    /// What was delivered to webhooks so far.
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        self.shared.deliveries.borrow().clone()
+    }
+
+    /// Waits until so many events were delivered, or could not be.
+    pub async fn delivered(&self, count: usize) -> Vec<Delivery> {
+        let mut deliveries = self.shared.deliveries.subscribe();
+        let wait = deliveries.wait_for(|log| log.len() >= count);
+        let log = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        log.unwrap_or_else(|_| panic!("{:?}", self.deliveries())).unwrap().clone()
     }
 
     /// What is made to go wrong.

@@ -4,6 +4,7 @@ use std::{convert::Infallible, io, net::Ipv4Addr, sync::Arc};
 
 use axum::{Router, body::Body, http::HeaderValue, response::Response};
 use bytes::Bytes;
+use defguard_synapse_sync::ports::Clock as _;
 use futures_util::stream;
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, header, service::Service as _};
@@ -112,7 +113,11 @@ async fn serve(
     let version = HeaderValue::from_str(&shared.state().version).unwrap();
     let dropped = response.headers_mut().remove(DROPPED);
     response.headers_mut().insert(VERSION, version);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let date = shared.time.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    response.headers_mut().insert(header::DATE, HeaderValue::from_str(&date).unwrap());
+    if path != "/.well-known/openid-configuration" {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     if let Some(name) = dropped {
         response.headers_mut().remove(name.to_str().unwrap());
     }

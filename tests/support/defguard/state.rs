@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     heap::Heap,
+    oidc::Provider,
     person::{NewPerson, Row, ilike, is_phone, is_username},
+    webhooks::Webhook,
 };
 
 /// The recorded listing of 335 people.
@@ -83,6 +85,7 @@ pub struct State {
     pub groups: Vec<Group>,
     pub sessions: BTreeMap<String, Session>,
     pub tokens: BTreeMap<String, Token>,
+    pub webhooks: Vec<Webhook>,
     /// Whether the licence is there and active: API tokens need it.
     pub licence: bool,
     /// Whether the first-run wizard is still unfinished.
@@ -91,6 +94,7 @@ pub struct State {
     pub version: String,
     /// The lifetime of a session; 0 days: it is expired at once.
     pub session_days: i64,
+    pub provider: Provider,
     attempts: BTreeMap<String, Attempts>,
     next_person: i64,
     next_group: i64,
@@ -105,10 +109,12 @@ impl State {
             groups: vec![Group { id: 1, name: "admin".to_owned(), is_admin: true, members: BTreeSet::new() }],
             sessions: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            webhooks: Vec::new(),
             licence: false,
             wizard: false,
             version: "2.0.1+ea1a50c".to_owned(),
             session_days: 7,
+            provider: Provider::default(),
             attempts: BTreeMap::new(),
             next_person: 1,
             next_group: 2,
@@ -235,6 +241,8 @@ impl State {
         }
         self.sessions.retain(|_, session| session.owner != id);
         self.tokens.retain(|_, token| token.owner != id);
+        self.provider.consents.retain(|(owner, _)| *owner != id);
+        self.provider.grants.retain(|grant| grant.owner != id);
         Ok(())
     }
 
@@ -254,6 +262,10 @@ impl State {
     /// The `UserInfo`, in the shape of the version.
     pub fn info(&self, row: &Row) -> Value {
         let mut info = row.info(&self.groups_of(row.id), self.is_admin(row.id));
+        let agreed =
+            self.provider.apps.iter().filter(|app| self.provider.consents.contains(&(row.id, app.id)));
+        let apps = info["authorized_apps"].as_array_mut().unwrap();
+        apps.extend(agreed.map(|app| json!({"oauth2client_id": app.id, "oauth2client_name": app.name})));
         if self.is_old() {
             let fields = info.as_object_mut().unwrap();
             fields.shift_remove("name");
@@ -264,6 +276,13 @@ impl State {
 
     pub fn is_old(&self) -> bool {
         self.version.starts_with("1.")
+    }
+
+    /// `Domain` and `Secure` of every cookie follow defguard_url, not the request.
+    pub fn cookie_attributes(&self) -> String {
+        let url = &self.provider.defguard_url;
+        let secure = if url.scheme() == "https" { "; Secure" } else { "" };
+        format!("Domain={}{secure}", url.host_str().unwrap())
     }
 
     // ---- groups ----

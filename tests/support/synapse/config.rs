@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 /// The configuration's file name.
 pub(super) const FILE: &str = "homeserver.yaml";
 
+/// The name of the directory for further files.
+pub(super) const DIRECTORY: &str = "conf.d";
+
 /// With it anybody can register accounts, so it is good for tests only.
 pub(super) const SHARED_SECRET: &str = "registration-in-tests";
 
@@ -119,6 +122,7 @@ pub(super) fn write(data: &Path, port: u16, options: &Options) -> io::Result<()>
         "root": { "level": "WARNING", "handlers": ["console"] },
         "disable_existing_loggers": false,
     });
+    fs::create_dir_all(data.join(DIRECTORY))?;
     fs::write(data.join("log.yaml"), pretty(&log)?)?;
     fs::write(data.join(FILE), pretty(&config)?)
 }

@@ -164,6 +164,16 @@ impl Synapse {
         self.data.path().join(config::FILE)
     }
 
+    /// The directory of further files of config, empty at first.
+    pub fn config_directory(&self) -> PathBuf {
+        self.data.path().join(config::DIRECTORY)
+    }
+
+    /// Looks at accounts with this token of a server admin from now on.
+    pub fn look_as(&mut self, mxid: &str, token: &str) {
+        self.admin = User { mxid: mxid.to_owned(), token: token.to_owned() };
+    }
+
     /// The last lines of what Synapse logged.
     pub fn log_tail(&self) -> String {
         let log = fs::read(self.data.path().join("synapse.log")).unwrap_or_default();
@@ -201,6 +211,8 @@ impl Synapse {
             .arg(self.data.path())
             .arg("--config-path")
             .arg(self.config_file())
+            .arg("--config-path")
+            .arg(self.config_directory())
             .current_dir(self.data.path())
             // Ctrl-C is for the sandbox, which ends Synapse when it has ended its own work.
             .process_group(0)

@@ -16,7 +16,7 @@ use super::super::{state::NoSession, totp};
 use super::{
     App, Shared, answer,
     caller::{Admin, Agent, Caller, session_cookie},
-    message,
+    message, oauth,
 };
 
 /// A User-Agent header as login and logout want it: refused by the framework, in plain text.
@@ -41,7 +41,12 @@ pub struct Credentials {
     password: String,
 }
 
-pub async fn login(_: TypedAgent, State(shared): App, Json(credentials): Json<Credentials>) -> Response {
+pub async fn login(
+    _: TypedAgent,
+    State(shared): App,
+    headers: HeaderMap,
+    Json(credentials): Json<Credentials>,
+) -> Response {
     let now = shared.time.now();
     let mut state = shared.state();
     // The check uses the text as submitted, the count the account's username: an e-mail address gets past the lock.
@@ -72,12 +77,13 @@ pub async fn login(_: TypedAgent, State(shared): App, Json(credentials): Json<Cr
             }),
         )
     } else {
-        answer(200, json!({"url": null, "user": state.info(&row)}))
+        let url = oauth::wanted(&mut state.provider, &headers);
+        answer(200, json!({"url": url, "user": state.info(&row)}))
     };
-    // `Domain` and `Secure` follow defguard_url, not the request.
     let cookie = format!(
-        "defguard_session={cookie}; HttpOnly; SameSite=Lax; Path=/; Domain=defguard.example.com; Max-Age={}; Secure",
-        state.session_days * 86_400
+        "defguard_session={cookie}; HttpOnly; SameSite=Lax; Path=/; Max-Age={}; {}",
+        state.session_days * 86_400,
+        state.cookie_attributes()
     );
     response.headers_mut().insert(header::SET_COOKIE, HeaderValue::from_str(&cookie).unwrap());
     response
@@ -109,7 +115,8 @@ pub async fn verify_totp(State(shared): App, headers: HeaderMap, Json(code): Jso
         return message(401, "Invalid TOTP code");
     }
     state.sessions.get_mut(&cookie).unwrap().verified = true;
-    answer(200, json!({"url": null, "user": state.info(&row)}))
+    let url = oauth::wanted(&mut state.provider, &headers);
+    answer(200, json!({"url": url, "user": state.info(&row)}))
 }
 
 pub async fn logout(_: TypedAgent, _caller: Caller, State(shared): App, headers: HeaderMap) -> Response {

@@ -28,10 +28,16 @@ pub struct Agent;
 
 /// The value of the session cookie.
 pub fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    cookie(headers, "defguard_session")
+}
+
+/// The value of a cookie.
+pub fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    cookies
-        .flat_map(|value| value.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix("defguard_session=").map(str::to_owned))
+    cookies.flat_map(|value| value.split(';')).find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then(|| value.to_owned())
+    })
 }
 
 fn identify(headers: &HeaderMap, shared: &Shared) -> Result<Caller, Response> {

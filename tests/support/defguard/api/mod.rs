@@ -4,7 +4,9 @@ mod auth;
 mod caller;
 mod groups;
 mod misc;
+mod oauth;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -43,9 +45,23 @@ pub fn router(shared: Arc<Shared>) -> Router {
             "/group/{id}",
             get(groups::find).post(groups::add_member).put(groups::put).delete(groups::delete),
         )
-        .route("/group/{id}/user/{username}", delete(groups::remove_member));
+        .route("/group/{id}/user/{username}", delete(groups::remove_member))
+        .route("/oauth", get(oauth::list).post(oauth::create))
+        .route(
+            "/oauth/{client_id}",
+            get(oauth::find).put(oauth::put).post(oauth::set_state).delete(oauth::delete),
+        )
+        .route("/oauth/authorize", get(oauth::authorize).post(oauth::consent))
+        .route("/oauth/token", post(oauth::token))
+        .route("/oauth/userinfo", get(oauth::userinfo))
+        .route("/oauth/discovery/keys", get(oauth::keys))
+        .route("/webhook", get(webhooks::list).post(webhooks::add))
+        .route("/webhook/{id}", put(webhooks::put).post(webhooks::switch).delete(webhooks::delete));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/.well-known/openid-configuration", get(oauth::discovery))
+        .route("/auth/login", get(oauth::login_page))
+        .route("/consent", get(oauth::consent_page))
         // Any other GET gets the web page, any other method 405.
         .fallback_service(get(misc::web_page))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), misc::other_modes))

@@ -8,7 +8,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::{person::NewPerson, state::Refused};
+use super::super::{person::NewPerson, state::Refused, webhooks::Event};
 use super::{
     App, Paging, answer,
     caller::{Admin, Agent, Caller},
@@ -24,11 +24,13 @@ pub async fn list(_: Admin, State(shared): App, Query(paging): Query<Paging>) ->
     let (page, size) = paging.of();
     let (skip, take) = (usize::try_from((page - 1) * size).unwrap(), usize::try_from(size).unwrap());
     let data = state.people.rows().skip(skip).take(take).map(|row| state.info(row)).collect();
+    let ids: Vec<i64> = state.people.rows().skip(skip).take(take).map(|row| row.id).collect();
     let response = paginated(data, page, size, state.people.len());
     let hook = shared.faults.lock().unwrap().take_hook(page);
     if let Some(hook) = hook {
         hook(&mut state);
     }
+    shared.faults.lock().unwrap().watch(&mut state, page, &ids);
     response
 }
 
@@ -57,7 +59,11 @@ pub async fn create(_: Admin, _: Agent, State(shared): App, Json(new): Json<NewU
         totp_secret: None,
     });
     match created {
-        Ok(id) => answer(201, state.info(state.people.get(id).unwrap())),
+        Ok(id) => {
+            let info = state.info(state.people.get(id).unwrap());
+            shared.tell(Event::Created(info.clone()));
+            answer(201, info)
+        }
         Err(why) => refused(why, &new.username),
     }
 }
@@ -132,6 +138,7 @@ pub async fn put(
         .filter(|group| new.groups.contains(&group.name))
         .map(|group| group.name.clone())
         .collect();
+    let apps = new.authorized_apps;
     let groups_change = by_admin && known != state.groups_of(id);
     let changed = state.update(id, |row| {
         row.phone = new.phone;
@@ -144,7 +151,7 @@ pub async fn put(
         row.last_name = new.last_name;
         row.email = new.email;
         // Those that are no longer listed are revoked.
-        row.authorized_apps.retain(|app| new.authorized_apps.contains(app));
+        row.authorized_apps.retain(|app| apps.contains(app));
         // The upstream bug: together with a change of groups, this one is lost.
         if !groups_change {
             row.is_active = new.is_active;
@@ -153,22 +160,33 @@ pub async fn put(
     if let Err(why) = changed {
         return refused(why, &username);
     }
+    if by_admin {
+        let listed: Vec<i64> = apps.iter().filter_map(|app| app["oauth2client_id"].as_i64()).collect();
+        state.provider.consents.retain(|(owner, app)| *owner != id || listed.contains(app));
+    }
     if groups_change {
         state.set_groups(id, &known);
     }
+    // Also of a change by the person themselves, and if nothing is another than before.
+    shared.tell(Event::Modified(state.info(state.people.get(id).unwrap())));
     answer(200, Value::Null)
 }
 
+/// The event is sent before the row is gone for others.
 pub async fn delete(admin: Admin, _: Agent, State(shared): App, Path(username): Path<String>) -> Response {
-    let mut state = shared.state();
-    match state.id_of(&username) {
-        // With a capital, unlike the others.
-        None => message(404, &format!("User {username} not found")),
-        Some(id) if id == admin.id => answer(400, json!({})),
-        Some(id) => {
-            state.delete(id).unwrap();
-            answer(200, Value::Null)
-        }
+    // With a capital, unlike the others.
+    let unknown = || message(404, &format!("User {username} not found"));
+    let found = shared.state().id_of(&username);
+    let id = match found {
+        None => return unknown(),
+        Some(id) if id == admin.id => return answer(400, json!({})),
+        Some(id) => id,
+    };
+    shared.tell(Event::Deleted(username.clone()));
+    let _commit = shared.commit.lock().await;
+    match shared.state().delete(id) {
+        Ok(()) => answer(200, Value::Null),
+        Err(_) => unknown(),
     }
 }
 

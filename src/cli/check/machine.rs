@@ -6,23 +6,24 @@ use std::{
     path::Path,
 };
 
-use super::{check::Item, output::moment};
+use super::super::output::moment;
 use crate::{
     command::{Answer, Command},
     config::Settings,
+    diagnosis::{Finding, Kind},
     serve::control,
     store,
 };
 
 /// Looks at the daemon and at what it needs on disk.
-pub(super) async fn note(items: &mut Vec<Item>, settings: &Settings) {
-    items.push(daemon(&settings.control.socket).await);
-    items.push(state(&settings.state.directory));
+pub(super) async fn look(findings: &mut Vec<Finding>, settings: &Settings) {
+    findings.push(daemon(&settings.control.socket).await);
+    findings.push(state(&settings.state.directory));
     if let Some(directory) = settings.control.socket.parent()
         && let Some(found) = open_to_others(directory)
     {
-        items.push(Item::warning(
-            "socket",
+        findings.push(Finding::warning(
+            Kind::Socket, "socket",
             found,
             "put control.socket into a directory in which only the service's user can make files; under systemd, set \
              RuntimeDirectory=defguard-synapse-sync and leave control.socket at its default",
@@ -30,13 +31,14 @@ pub(super) async fn note(items: &mut Vec<Item>, settings: &Settings) {
     }
 }
 
-async fn daemon(socket: &Path) -> Item {
+async fn daemon(socket: &Path) -> Finding {
     match control::ask(socket, &Command::Status, &()).await {
-        Ok(None) => Item::ok("daemon", "none is running"),
+        Ok(None) => Finding::ok(Kind::Daemon, "daemon", "none is running"),
         Ok(Some(Answer::Status(status))) => {
             let own = env!("CARGO_PKG_VERSION");
             if status.version != own {
-                return Item::warning(
+                return Finding::warning(
+                    Kind::Daemon,
                     "daemon",
                     format!("it is version {}, and this program is version {own}", status.version),
                     "restart the daemon with the new version",
@@ -45,14 +47,20 @@ async fn daemon(socket: &Path) -> Item {
             let since = status
                 .daemon
                 .map_or_else(String::new, |daemon| format!(" since {} UTC", moment(daemon.started)));
-            Item::ok("daemon", format!("up{since}; a config that was changed counts when it is restarted"))
+            Finding::ok(
+                Kind::Daemon,
+                "daemon",
+                format!("up{since}; a config that was changed counts after a reload (SIGHUP) or a restart"),
+            )
         }
-        Ok(Some(_)) => Item::warning(
+        Ok(Some(_)) => Finding::warning(
+            Kind::Daemon,
             "daemon",
             "it gave an answer of another kind",
             "use the same version of the program as the daemon",
         ),
-        Err(failure) => Item::warning(
+        Err(failure) => Finding::warning(
+            Kind::Daemon,
             "daemon",
             format!("{}: {}", failure.what, failure.why),
             failure.mend.unwrap_or_default(),
@@ -61,12 +69,13 @@ async fn daemon(socket: &Path) -> Item {
 }
 
 /// Whether there is a state directory, and whether we can work in it.
-fn state(directory: &Path) -> Item {
+fn state(directory: &Path) -> Finding {
     let shown = directory.display();
     match store::exists(directory) {
         Ok(_) => {}
         Err(error) => {
-            return Item::warning(
+            return Finding::warning(
+                Kind::State,
                 "state",
                 format!("{shown} cannot be looked into by this user: {error}"),
                 "run this as the service's user, or make that user the owner of the directory",
@@ -74,16 +83,24 @@ fn state(directory: &Path) -> Item {
         }
     }
     match fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Item::ok("state", format!("{shown} does not exist yet; the first sync or systemd makes it"))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::ok(
+            Kind::State,
+            "state",
+            format!("{shown} does not exist yet; the first sync or systemd makes it"),
+        ),
+        Err(error) => {
+            Finding::warning(Kind::State, "state", format!("{shown}: {error}"), "see what is there")
         }
-        Err(error) => Item::warning("state", format!("{shown}: {error}"), "see what is there"),
-        Ok(found) if !found.is_dir() => {
-            Item::warning("state", format!("{shown} is no directory"), "set another state.directory")
-        }
+        Ok(found) if !found.is_dir() => Finding::warning(
+            Kind::State,
+            "state",
+            format!("{shown} is no directory"),
+            "set another state.directory",
+        ),
         Ok(_) => match can_write(directory) {
-            Ok(()) => Item::ok("state", format!("{shown} can be written to")),
-            Err(error) => Item::warning(
+            Ok(()) => Finding::ok(Kind::State, "state", format!("{shown} can be written to")),
+            Err(error) => Finding::warning(
+                Kind::State,
                 "state",
                 format!("{shown} cannot be written to by this user: {error}"),
                 "run this as the service's user, or make that user the owner of the directory",
