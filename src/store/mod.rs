@@ -125,7 +125,15 @@ fn failed(what: &str) -> impl Fn(sled::Error) -> Failure + '_ {
             }
             other => (FailureClass::Permanent, other.to_string()),
         };
-        Failure::new(Peer::Store, class, what, why)
+        let damaged = matches!(error, sled::Error::Corruption { .. });
+        let failure = Failure::new(Peer::Store, class, what, why);
+        if !damaged {
+            return failure;
+        }
+        failure.mend(
+            "put a copy of the state directory back, or move its directory `store` away and find the links again with \
+             `state rebuild`",
+        )
     }
 }
 

@@ -19,6 +19,7 @@ const RECORD_TYPE: &str = "defguard-synapse-sync.state";
 #[derive(Deserialize)]
 struct Devices {
     devices: Vec<Device>,
+    total: usize,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +33,7 @@ struct Device {
 #[derive(Deserialize)]
 struct Pushers {
     pushers: Vec<Pusher>,
+    total: usize,
 }
 
 #[derive(Deserialize)]
@@ -44,12 +46,22 @@ struct Pusher {
 #[derive(Deserialize)]
 struct Rooms {
     joined_rooms: BTreeSet<String>,
+    total: usize,
+}
+
+/// A list that has fewer than it says would let something be passed over.
+fn expect_whole(what: &str, listed: usize, total: usize) -> Result<(), Failure> {
+    if listed == total {
+        return Ok(());
+    }
+    Err(explain::malformed(what, format!("{listed} are listed and {total} are counted")))
 }
 
 impl Synapse {
     pub(super) async fn read_sessions(&self, mxid: &Mxid) -> Result<BTreeSet<Session>, Failure> {
         let what = format!("reading the sessions of {mxid}");
         let found: Devices = self.ask(&what, &of(mxid, 2, "devices")).await?;
+        expect_whole(&what, found.devices.len(), found.total)?;
         let session = |device: Device| Session {
             device: device.device_id,
             last_used: device.last_seen_ts.and_then(DateTime::<Utc>::from_timestamp_millis),
@@ -80,6 +92,7 @@ impl Synapse {
     pub(super) async fn read_email_pushers(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
         let what = format!("reading the notifications of {mxid}");
         let found: Pushers = self.ask(&what, &of(mxid, 1, "pushers")).await?;
+        expect_whole(&what, found.pushers.len(), found.total)?;
         let by_email = found.pushers.into_iter().filter(|pusher| pusher.kind == "email");
         Ok(by_email.map(|pusher| pusher.pushkey).collect())
     }
@@ -87,6 +100,7 @@ impl Synapse {
     pub(super) async fn read_rooms(&self, mxid: &Mxid) -> Result<BTreeSet<String>, Failure> {
         let what = format!("reading the rooms of {mxid}");
         let found: Rooms = self.ask(&what, &of(mxid, 1, "joined_rooms")).await?;
+        expect_whole(&what, found.joined_rooms.len(), found.total)?;
         Ok(found.joined_rooms)
     }
 
