@@ -893,3 +893,23 @@ fn people_to_whom_nothing_is_done_do_not_keep_the_guard_holding() {
         assert_eq!(world.calm(&policies, Pass::Frequent).await.held, None);
     });
 }
+
+#[test]
+fn a_run_that_lasts_longer_than_its_claim_renews_it() {
+    now(async {
+        let start = world(&[joins("ann"), joins("bob"), joins("cid")]);
+        let probe = start.fork();
+        probe.calm(&IN_TURN, Pass::Frequent).await;
+        let (mut renewed, mut made) = (0, 0);
+        for at in 8..probe.calls() {
+            let world = start.fork();
+            faulty(&world, &IN_TURN, &[(at, Fault::Happens(Event::Clock(14)))]).await;
+            let state = world.state();
+            let left = state.record.as_ref().unwrap().until - state.now;
+            renewed += usize::from(left == TimeDelta::minutes(15));
+            made += state.links.len();
+        }
+        assert!(renewed > 5, "{renewed}");
+        assert!(made > 3 * renewed, "{made}");
+    });
+}
