@@ -916,9 +916,11 @@ fn the_journal_is_true(state: &State) {
     for write in &state.writes {
         let Some(is) = &write.after else { continue };
         let Some(was) = &write.before else {
-            // One that others changed before we could finish it is nobody's: a conflict tells of it, or it is adopted.
-            let adopted =
-                state.journal.iter().any(|entry| entry.change == Change::Adopted && entry.mxid == write.mxid);
+            // One that others changed before we could finish it, or that was made while the clock was wrong, is nobody's:
+            // a conflict tells of it, or it is adopted. (That is told as found again if it was cut short.)
+            let adopted = state.journal.iter().any(|entry| {
+                matches!(entry.change, Change::Adopted | Change::Relinked) && entry.mxid == write.mxid
+            });
             let ours = !adopted && state.accounts[&write.mxid].owner(&instance()).is_some();
             *if ours { &mut seen } else { &mut filling }
                 .entry((&write.mxid, "created".to_owned()))
