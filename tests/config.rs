@@ -836,8 +836,6 @@ fn what_this_program_cannot_work_out_is_refused_with_the_reason() {
     assert!(refused("idp_id: Defguard", "idp_id: 12").contains("a number"));
     assert!(refused("idp_id: Defguard", "idp_id: a b").contains("a character"));
     assert!(refused("example.org", "example org").contains("no server name"));
-    let (_, findings) = provider("client_id:", "allow_existing_users: yes\n    client_id:").unwrap();
-    assert!(show(&findings).contains("allow_existing_users is on"));
     let (settings, findings) =
         provider("client_id:", "user_profile_method: userinfo_endpoint\n    client_id:").unwrap();
     assert!(show(&findings).contains("never has the groups"));

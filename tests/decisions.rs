@@ -12,7 +12,8 @@ use defguard_synapse_sync::{
     reconcile::{ByHand, Pass, State as Word},
 };
 use support::world::{
-    Event, Fault, Kind, LISTING, Policies, World, happen, instance, login_id, marker, mxid, now, world,
+    Event, Fault, Kind, LISTING, OWN_ID, Policies, World, happen, instance, login_id, marker, mxid, now,
+    world,
 };
 
 fn joins(username: &str, email: &str) -> Event {
@@ -53,7 +54,7 @@ fn of_many_people_with_one_localpart_each_conflict_names_a_few_and_counts_all() 
         let world = world(&events);
         let (report, asked) = runs(&world, &Policies::default()).await;
         assert_eq!(asked, SILENT);
-        for person in &report.people {
+        for person in report.people.iter().filter(|person| person.id != DefguardId(OWN_ID)) {
             let Conflict::LocalpartTwins { people, .. } = &person.conflicts[0] else { panic!("no twins") };
             assert_eq!((people.named.len(), people.count), (20, 64));
             assert!(person.conflicts[0].to_string().ends_with("#20 and 44 more"), "{}", person.conflicts[0]);
@@ -244,8 +245,10 @@ fn a_hint_is_about_one_person_only_if_it_is_clear_about_whom() {
         let world = world(&[joins("ann", ""), joins("bob", ""), joins("carol", "")]);
         world.calm(&policies, Pass::Frequent).await;
         happen(&world, &[Event::Leaves(DefguardId(1)), joins("ann", ""), joins("dora", "")]);
+        // Everybody: the five, whoever is gone among them, and the account that the service itself uses. The new ann takes
+        // the login off the old one.
         for (name, people) in
-            [("#2", 1), ("bob", 1), ("#1", 4), ("ann", 4), ("#4", 1), ("#9", 4), ("nobody", 4), ("@bob:x", 4)]
+            [("#2", 1), ("bob", 1), ("#1", 6), ("ann", 6), ("#4", 2), ("#9", 6), ("nobody", 6), ("@bob:x", 6)]
         {
             let request = RunRequest::hinted(BTreeSet::from([name.to_owned()]));
             let request = RunRequest { dry_run: true, ..request };

@@ -37,6 +37,10 @@ pub(super) enum ShapeProblem {
 
 /// Reads a body as JSON. The error says where, but not what stood there.
 pub(super) fn json<T: DeserializeOwned>(answer: &Answer) -> Result<T, ShapeProblem> {
+    // Every answer is an object; serde would also read an array as one, its values in the order of the fields.
+    if answer.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(ShapeProblem::Json("an array in the place of an object".to_owned()));
+    }
     serde_json::from_slice(&answer.body).map_err(|error| {
         let kind = match error.classify() {
             serde_json::error::Category::Data => "other fields or types",

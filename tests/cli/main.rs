@@ -165,6 +165,8 @@ instance = "{name}"
 [synapse]
 url = "{synapse}"
 token_file = "{home}/synapse-token"
+# One after the other, so that the journal has one order.
+concurrency = 1
 
 [templates]
 localpart_template = "{{{{ user.preferred_username.lower() }}}}"

@@ -78,7 +78,7 @@ async fn every_wrong_answer_to_the_list_is_its_own_explained_failure() {
         (Fault::cut_body(), Transient, "cut", "defguard.url", 3),
         (Fault::truncate(), Malformed, "broken or cut off", "defguard.url", 1),
         (Fault::json(200, &json!({"data": []})), Malformed, "`pagination` is missing", "newer release", 1),
-        (Fault::json(200, &json!(null)), Malformed, "`pagination` is missing", "newer release", 1),
+        (Fault::json(200, &json!(null)), Malformed, "`data` or `pagination` is not", "newer release", 1),
     ];
     let server = StandIn::start().await;
     server.load_recorded();

@@ -210,7 +210,7 @@ async fn whoever_is_renamed_while_the_list_is_read_is_not_locked_though_the_old_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_in_no_group_and_renamed_while_the_list_is_read_is_seen_again_by_the_next_list() {
-    let company = Company::new("renamed", Hazard::Rename, false).await;
+    let company = Company::new("hazrenamed", Hazard::Rename, false).await;
     // A list that shows them starts the count again, however often one before it did not.
     for _ in 0..4 {
         company.deceived(1).await;

@@ -50,8 +50,7 @@ async fn the_daemon_counts_what_the_servers_count_and_asks_them_nothing_for_thos
     let watcher = Watcher::of(&daemon).await;
     assert_eq!(watcher.get("/health/live").await.0, 200);
     assert_eq!(watcher.get("/health/ready").await.0, 503, "nothing was tried yet");
-    ground.proxy.clear();
-    ground.defguard.forget_requests();
+    daemon.says("the daemon is up").await;
     ground.program(&["sync"]).await.with_code(0);
 
     let (at_synapse, at_defguard) = (ground.proxy.requests(), ground.defguard.requests());

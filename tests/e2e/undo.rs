@@ -145,7 +145,7 @@ async fn names_addresses_and_logins_of_a_run_are_put_back_for_single_people_thro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_store_locks_nobody_until_the_links_are_found_again() {
-    let ground = Ground::new("lost").await.with("off_boarding.absence_min_age", "\"1s\"");
+    let ground = Ground::new("lostlinks").await.with("off_boarding.absence_min_age", "\"1s\"");
     let (alice, bob, carol) = (ground.add("alice"), ground.add("bob"), ground.add("carol"));
     ground.sync().await;
     ground.defguard.set_active(carol, false);

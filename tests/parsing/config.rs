@@ -65,7 +65,15 @@ static GROUND: LazyLock<Ground> = LazyLock::new(|| {
         .filter(key)
         .map(|line| format!("{line}\n"))
         .collect();
-    let full = full.replace("\"/etc/defguard-synapse-sync", &format!("\"{}", dir.path().display()));
+    // The example leaves secrets to systemd; here they are files.
+    let home = dir.path().display();
+    let full = full
+        .replace(
+            "username = \"matrix-sync\"\n",
+            &format!("username = \"matrix-sync\"\npassword_file = \"{home}/defguard-password\"\n"),
+        )
+        .replace("[synapse]\n", &format!("[synapse]\ntoken_file = \"{home}/synapse-token\"\n"))
+        .replace("\"/etc/defguard-synapse-sync", &format!("\"{home}"));
     let ground = Ground { dir, full };
     let checked = ground.check(&ground.full);
     assert!(checked.is_ok(), "{}{}", shown(&checked.unwrap_err()), ground.full);
