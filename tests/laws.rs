@@ -83,6 +83,8 @@ enum Upheaval {
     SecondRuns,
     /// An admin stops the second daemon and puts the newest copy of the store back.
     Mended,
+    /// An admin has the links found again by the markers.
+    Rebuilt,
 }
 
 /// What somebody says yes to.
@@ -310,6 +312,7 @@ fn round(trouble: Trouble) -> impl Strategy<Value = Round> {
                 2 => any::<bool>().prop_map(|copy| Upheaval::SecondIsSetUp { copy }),
                 3 => Just(Upheaval::SecondRuns),
                 1 => Just(Upheaval::Mended),
+                2 => Just(Upheaval::Rebuilt),
             ],
         )
         .boxed(),
@@ -390,7 +393,7 @@ impl Player {
     /// One round: what happens, then the run.
     async fn play(&mut self, round: &Round) -> Option<RunReport> {
         if let Some(upheaval) = &round.upheaval {
-            self.befalls(upheaval);
+            self.befalls(upheaval).await;
         }
         let calm = round.faults.is_empty();
         let approved = self.approved(round);
@@ -482,7 +485,10 @@ impl Player {
         self.held.iter().rev().nth(back).filter(|held| held.digest.is_some()).cloned()
     }
 
-    fn befalls(&mut self, upheaval: &Upheaval) {
+    async fn befalls(&mut self, upheaval: &Upheaval) {
+        if matches!(upheaval, Upheaval::Rebuilt) {
+            self.rebuild().await;
+        }
         let mut state = self.world.state();
         match upheaval {
             Upheaval::Wiped { record } => {
@@ -507,10 +513,23 @@ impl Player {
                 return;
             }
             Upheaval::Mended => self.mend(&mut state),
+            Upheaval::Rebuilt => {}
         }
         drop(state);
         // A store changes only while nobody has it open.
         self.engine = None;
+    }
+
+    /// An admin has the links found again. Nobody knows any more who locked the accounts of those that were.
+    async fn rebuild(&self) {
+        let (writes, ended) = {
+            let state = self.world.state();
+            (state.writes.len(), state.ended.len())
+        };
+        self.world.engine(&self.policies).rebuild(true, &()).await.unwrap();
+        let mut state = self.world.state();
+        assert_eq!((state.writes.len(), state.ended.len()), (writes, ended), "it changes no account");
+        state.forget_who_is_not_noted();
     }
 
     /// An admin stops the second daemon and puts the newest copy of the store back.
@@ -528,6 +547,13 @@ impl Player {
         {
             let mut state = self.world.state();
             self.mend(&mut state);
+        }
+        let lost = {
+            let state = self.world.state();
+            !state.is_newest(&state.memories[0])
+        };
+        if lost {
+            self.rebuild().await;
         }
         self.engine = None;
         // What is to happen some day happens when that has come.
@@ -916,9 +942,11 @@ fn the_journal_is_true(state: &State) {
     for write in &state.writes {
         let Some(is) = &write.after else { continue };
         let Some(was) = &write.before else {
-            // One that others changed before we could finish it is nobody's: a conflict tells of it, or it is adopted.
-            let adopted =
-                state.journal.iter().any(|entry| entry.change == Change::Adopted && entry.mxid == write.mxid);
+            // One that others changed before we could finish it, or that was made while the clock was wrong, is nobody's:
+            // a conflict tells of it, or it is adopted. (That is told as found again if it was cut short.)
+            let adopted = state.journal.iter().any(|entry| {
+                matches!(entry.change, Change::Adopted | Change::Relinked) && entry.mxid == write.mxid
+            });
             let ours = !adopted && state.accounts[&write.mxid].owner(&instance()).is_some();
             *if ours { &mut seen } else { &mut filling }
                 .entry((&write.mxid, "created".to_owned()))

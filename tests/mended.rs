@@ -893,3 +893,47 @@ fn people_to_whom_nothing_is_done_do_not_keep_the_guard_holding() {
         assert_eq!(world.calm(&policies, Pass::Frequent).await.held, None);
     });
 }
+
+#[test]
+fn a_run_that_lasts_longer_than_its_claim_renews_it() {
+    now(async {
+        let start = world(&[joins("ann"), joins("bob"), joins("cid")]);
+        let probe = start.fork();
+        probe.calm(&IN_TURN, Pass::Frequent).await;
+        let (mut renewed, mut made) = (0, 0);
+        for at in 8..probe.calls() {
+            let world = start.fork();
+            faulty(&world, &IN_TURN, &[(at, Fault::Happens(Event::Clock(14)))]).await;
+            let state = world.state();
+            let left = state.record.as_ref().unwrap().until - state.now;
+            renewed += usize::from(left == TimeDelta::minutes(15));
+            made += state.links.len();
+        }
+        assert!(renewed > 5, "{renewed}");
+        assert!(made > 3 * renewed, "{made}");
+    });
+}
+
+#[test]
+fn a_sync_of_one_person_leaves_no_link_that_names_a_login_which_is_anothers() {
+    now(async {
+        let start = world(&[joins("ann"), joins("bob")]);
+        start.calm(&IN_TURN, Pass::Frequent).await;
+        happen(&start, &[names_go_round(&[1, 2]), Event::Group(DefguardId(1), true)]);
+        let bob = RunRequest { only: ["#2".to_owned()].into(), ..RunRequest::everybody(Pass::Frequent) };
+        let probe = start.fork();
+        probe.run(&IN_TURN, &bob, BTreeMap::new()).await;
+        for at in 1..=probe.calls() {
+            let world = start.fork();
+            world.run(&IN_TURN, &bob, BTreeMap::from([(at, Fault::CrashBefore)])).await;
+            world.run(&IN_TURN, &bob, BTreeMap::new()).await;
+            world.calm(&IN_TURN, Pass::Frequent).await;
+            let state = world.state();
+            let naming = state
+                .links
+                .values()
+                .filter(|link| link.subject.as_ref().is_some_and(|subject| subject.as_str() == "ann"));
+            assert_eq!(naming.count(), 1, "after a crash at {at}");
+        }
+    });
+}

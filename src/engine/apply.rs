@@ -142,6 +142,13 @@ impl Engine {
         if let Some(why) = seen.doubt.as_ref().and_then(Doubt::forbids_all) {
             return Ok(GroupDone::put_off(why));
         }
+        if !group.steps.is_empty() {
+            match self.renew_claim(seen).await {
+                Ok(None) => {}
+                Ok(Some(why)) => return Ok(GroupDone::put_off(why)),
+                Err(failure) => return Ok(GroupDone::put_off(failure.to_string())),
+            }
+        }
         if group.confirm
             && let Some(why) = self.changed_since(seen, group).await
         {

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -137,6 +138,8 @@ pub struct Engine {
     homeserver_info: Mutex<Option<HomeserverInfo>>,
     /// Whether the record in our account data was looked at since the start.
     record_seen: AtomicBool,
+    /// Until when the homeserver is ours by the claim of the run under way; `None` if it made none.
+    claimed_until: Mutex<Option<DateTime<Utc>>>,
     /// Runs and changes by hand never overlap.
     turn: Arc<Mutex<()>>,
 }
@@ -163,6 +166,7 @@ impl Engine {
             stop: CancellationToken::new(),
             homeserver_info: Mutex::new(None),
             record_seen: AtomicBool::new(false),
+            claimed_until: Mutex::new(None),
             turn: Arc::new(Mutex::new(())),
         }
     }

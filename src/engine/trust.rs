@@ -100,6 +100,7 @@ impl Engine {
         plan: &Plan,
         dry_run: bool,
     ) -> Result<Option<Doubt>, Failure> {
+        *self.claimed_until.lock().await = None;
         let changes = plan.groups.iter().any(|group| !group.steps.is_empty());
         if !changes && self.record_seen.load(Ordering::Relaxed) && seen.standing.lost.is_none() {
             return Ok(None);
@@ -152,7 +153,10 @@ impl Engine {
         }
         // Two daemons that begin at the same moment both write; the one that wrote first sees it here.
         Ok(match self.homeserver.service_record(own, &self.options.instance).await {
-            Ok(Some(found)) if found == claim => None,
+            Ok(Some(found)) if found == claim => {
+                *self.claimed_until.lock().await = Some(claim.until);
+                None
+            }
             Ok(Some(found)) => Some(Doubt::Doubled { until: found.until }),
             Ok(None) => {
                 Some(Doubt::Lost("the record in our account data was removed at that moment".to_owned()))
@@ -172,6 +176,28 @@ impl Engine {
             doubt => doubt,
         };
         doubt.map_or(Ok(()), |doubt| Err(doubt.failure("changing accounts by hand")))
+    }
+
+    /// Renews the claim of this run when half of its time is over, so that it lasts as long as the run. Says why nothing
+    /// more may be done if somebody else works on the homeserver by now.
+    pub(super) async fn renew_claim(&self, seen: &Gathered) -> Result<Option<String>, Failure> {
+        let mut claimed_until = self.claimed_until.lock().await;
+        let now = self.clock.now();
+        if claimed_until.is_none_or(|until| until - now > self.options.lease / 2) {
+            return Ok(None);
+        }
+        if !self.is_still_ours(seen).await? {
+            return Ok(Some("another daemon works on this homeserver by now".to_owned()));
+        }
+        let claim = ServiceRecord {
+            store: self.store.id(),
+            generation: seen.standing.generation,
+            holder: self.options.holder.clone(),
+            until: now + self.options.lease,
+        };
+        self.homeserver.keep_service_record(&seen.info.own, &self.options.instance, &claim).await?;
+        *claimed_until = Some(claim.until);
+        Ok(None)
     }
 
     /// Whether the homeserver is still ours to change, right before an account is taken out of use.

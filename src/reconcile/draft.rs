@@ -255,18 +255,28 @@ fn hand_over(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
 /// person's link gets it, the old one has to say that it is gone, or nobody would notice when it is due again.
 fn correct_links(view: &View<'_>, drafts: &mut BTreeMap<DefguardId, Draft>) {
     let links = view.scene.links;
-    let mut news: BTreeMap<Subject, DefguardId> = BTreeMap::new();
+    let is_theirs = |id: &DefguardId, subject: &Subject| {
+        view.scene
+            .mapped
+            .get(id)
+            .is_some_and(|mapped| mapped.subject.as_ref().is_ok_and(|own| own == subject))
+    };
+    // Whose it is by now, and whether only now; a run for one person may have left the other's link as it was.
+    let mut owners: BTreeMap<Subject, (DefguardId, bool)> = BTreeMap::new();
     for draft in drafts.values() {
+        let Some(subject) = draft.link.as_ref().and_then(|link| link.subject.as_ref()) else { continue };
         let before = links.get(&draft.id).and_then(|link| link.subject.as_ref());
-        if let Some(subject) = draft.link.as_ref().and_then(|link| link.subject.as_ref())
-            && before != Some(subject)
-        {
-            news.insert(subject.clone(), draft.id);
+        if before != Some(subject) {
+            owners.insert(subject.clone(), (draft.id, true));
+        } else if is_theirs(&draft.id, subject) {
+            owners.entry(subject.clone()).or_insert((draft.id, false));
         }
     }
     for (id, old) in links {
         let Some(subject) = &old.subject else { continue };
-        if news.get(subject).is_none_or(|owner| owner == id) {
+        let passed_on =
+            owners.get(subject).is_some_and(|(owner, new)| owner != id && (*new || !is_theirs(id, subject)));
+        if !passed_on {
             continue;
         }
         let draft = drafts.entry(*id).or_insert_with(|| Draft::of(*id, Some(old), State::InStep));

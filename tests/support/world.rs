@@ -1217,6 +1217,18 @@ impl State {
         }
     }
 
+    /// What our memory does not call ours counts as others' from now on.
+    pub fn forget_who_is_not_noted(&mut self) {
+        for link in self.links.clone().into_values() {
+            for (by, noted) in [
+                (&mut self.locked_by, link.lifecycle.locked.is_some()),
+                (&mut self.deactivated_by, link.lifecycle.deactivated.is_some()),
+            ] {
+                by.entry(link.mxid.clone()).and_modify(|by| *by = if noted { *by } else { By::Others });
+            }
+        }
+    }
+
     fn forget_who(&mut self, mxid: &Mxid) {
         for by in [&mut self.locked_by, &mut self.deactivated_by] {
             by.entry(mxid.clone()).and_modify(|by| *by = By::Others);
