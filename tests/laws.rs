@@ -538,7 +538,12 @@ impl Player {
         let newest = all.max_by_key(|memory| (memory.standing.generation, memory.next_run)).cloned();
         state.memories[1] = Memory::empty("second");
         if let Some(newest) = newest {
+            let moved = newest.store_id != state.store_id;
             state.memories[0] = newest;
+            if moved {
+                // It knows nothing of what the store before it had locked.
+                state.forget_who_is_not_noted();
+            }
         }
     }
 
