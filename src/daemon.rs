@@ -111,6 +111,10 @@ impl Shared {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn set_next(&self, next: Option<(DateTime<Utc>, Pass)>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
     /// Takes over what was read again. A run under way ends as it began.
     fn renew(&self, engine: Engine, timetable: Timetable) {
         *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(engine);
@@ -383,7 +387,7 @@ async fn tick(
     let mut since = clock.now();
     let mut timetable = shared.timetable();
     let mut planned = timetable.next(since, draw());
-    *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = planned;
+    shared.set_next(planned);
     if catch_up {
         let _ = shared.queue.submit(RunRequest::everybody(Pass::Frequent));
     }
@@ -398,7 +402,7 @@ async fn tick(
         if let Some(Awakening::Due(_) | Awakening::PutBack) = awakening {
             since = now;
             planned = timetable.next(since, draw());
-            *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = planned;
+            shared.set_next(planned);
         }
         if let Some(Awakening::Due(pass)) = awakening
             && let Err(refused) = shared.queue.submit(RunRequest::everybody(pass))
@@ -410,7 +414,7 @@ async fn tick(
             () = shared.rescheduled.notified() => {
                 timetable = shared.timetable();
                 planned = timetable.next(since, draw());
-                *shared.next.lock().unwrap_or_else(PoisonError::into_inner) = planned;
+                shared.set_next(planned);
             }
             () = stop.cancelled() => return,
         }

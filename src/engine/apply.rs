@@ -290,13 +290,7 @@ impl Engine {
     async fn changed_since(&self, seen: &Gathered, group: &Group) -> Option<GroupDone> {
         for id in &group.people {
             let Some(person) = seen.listing.people().get(id) else { continue };
-            let now = match self.directory.find(&person.username).await {
-                // Names such as `available` cannot be looked up at all (`docs/facts/defguard.md` section 4); the list has them.
-                Lookup::Unknown(failure) if failure.class == FailureClass::Permanent => {
-                    self.listed(*id).await
-                }
-                lookup => lookup,
-            };
+            let now = self.look_up(*id, &person.username).await;
             match now {
                 Lookup::Found(now) if now == *person => {}
                 Lookup::Found(_) => {

@@ -37,7 +37,8 @@ impl Engine {
         let whole = self.decide(seen, request.pass, afresh, &NOTHING_HELD).await?;
         seen.doubt = self.doubt(seen, &whole, request.dry_run).await?;
         let doubt = seen.doubt.as_ref().map(Doubt::reason);
-        let recent = self.recent(seen)?;
+        // Most runs have nothing to do, and need not read a day of the journal for it.
+        let recent = if whole.groups.is_empty() { BTreeMap::new() } else { self.recent(seen)? };
         let before = seen.standing.hold.clone();
         let accepted = seen.standing.accepted.clone();
         let guard = Guard {
@@ -122,18 +123,21 @@ impl Engine {
             // Whatever the new config does is done, or nobody is left to whom it could be done.
             let done = applied.stopped.is_none() && !applied.interrupted && applied.all_done();
             // A group filter does what it does only once that is proved.
-            let proving = self.store.links()?.values().any(|link| {
-                let away = link.lifecycle.away.as_ref();
-                away.is_some_and(|away| away.why == Leaving::OutOfScope) && link.lifecycle.locked.is_none()
-            });
-            let narrowed = standing.accepted.as_ref().map(|accepted| &accepted.scope)
-                != Some(&self.options.config.scope);
-            let done = done && !(narrowed && proving);
+            let filter = standing.accepted.as_ref().map(|accepted| &accepted.scope);
+            let done = done && (filter == Some(&self.options.config.scope) || !self.is_proving_scope()?);
             if standing.accepted.is_none() || (standing.hold.is_none() && done) {
                 standing.accepted = Some(self.options.config.clone());
             }
         }
         if *standing == before { Ok(()) } else { self.store.set_standing(standing) }
+    }
+
+    /// Whether somebody seems to be out of scope and it is not proved yet.
+    fn is_proving_scope(&self) -> Result<bool, Failure> {
+        Ok(self.store.links()?.values().any(|link| {
+            let away = link.lifecycle.away.as_ref();
+            away.is_some_and(|away| away.why == Leaving::OutOfScope) && link.lifecycle.locked.is_none()
+        }))
     }
 }
 

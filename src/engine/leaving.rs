@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// One person by name; by a new list if the name cannot be looked up (`docs/facts/defguard.md` section 4).
-    async fn look_up(&self, id: DefguardId, username: &Username) -> Lookup<Person> {
+    pub(super) async fn look_up(&self, id: DefguardId, username: &Username) -> Lookup<Person> {
         match self.directory.find(username).await {
             Lookup::Unknown(failure) if failure.class == FailureClass::Permanent => self.listed(id).await,
             lookup => lookup,

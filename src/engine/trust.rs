@@ -142,12 +142,7 @@ impl Engine {
         let known = record.map_or(0, |record| record.generation);
         standing.generation = standing.generation.max(known) + 1;
         self.store.set_standing(standing)?;
-        let claim = ServiceRecord {
-            store: self.store.id(),
-            generation: standing.generation,
-            holder: self.options.holder.clone(),
-            until: self.clock.now() + self.options.lease,
-        };
+        let claim = self.claim_of(standing);
         if let Err(failure) = self.homeserver.keep_service_record(own, &self.options.instance, &claim).await {
             return Ok(Some(Doubt::Unknown(failure)));
         }
@@ -163,6 +158,16 @@ impl Engine {
             }
             Err(failure) => Some(Doubt::Unknown(failure)),
         })
+    }
+
+    /// What says that this store works on the homeserver from now on, for the time of a lease.
+    fn claim_of(&self, standing: &Standing) -> ServiceRecord {
+        ServiceRecord {
+            store: self.store.id(),
+            generation: standing.generation,
+            holder: self.options.holder.clone(),
+            until: self.clock.now() + self.options.lease,
+        }
     }
 
     /// Lays claim to the homeserver for a change by hand of many accounts, or refuses it while our memory cannot be
@@ -189,12 +194,7 @@ impl Engine {
         if !self.is_still_ours(seen).await? {
             return Ok(Some("another daemon works on this homeserver by now".to_owned()));
         }
-        let claim = ServiceRecord {
-            store: self.store.id(),
-            generation: seen.standing.generation,
-            holder: self.options.holder.clone(),
-            until: now + self.options.lease,
-        };
+        let claim = self.claim_of(&seen.standing);
         self.homeserver.keep_service_record(&seen.info.own, &self.options.instance, &claim).await?;
         *claimed_until = Some(claim.until);
         Ok(None)

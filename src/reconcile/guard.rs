@@ -155,15 +155,13 @@ impl Guard<'_> {
     /// Gives out the plan if nothing that is kept back is in it.
     pub fn approve(&self, scene: &Scene<'_>, plan: Plan, verdict: &Verdict) -> Option<ApprovedPlan> {
         let held = verdict.by_person();
-        let is_held = |step: &HeldStep| held.get(&step.id).is_some_and(|harms| harms.contains(&step.harm));
-        (!harms(scene, &plan).iter().any(is_held)).then_some(ApprovedPlan(plan))
+        (!harms(scene, &plan).iter().any(|step| is_in(&held, step))).then_some(ApprovedPlan(plan))
     }
 
     /// Gives out what is left of a plan without the groups in which something is that is kept back.
     pub fn approve_rest(&self, scene: &Scene<'_>, mut plan: Plan, verdict: &Verdict) -> ApprovedPlan {
         let held = verdict.by_person();
-        let is_held = |step: &HeldStep| held.get(&step.id).is_some_and(|harms| harms.contains(&step.harm));
-        plan.groups.retain(|group| !harms_of(scene, group).iter().any(is_held));
+        plan.groups.retain(|group| !harms_of(scene, group).iter().any(|step| is_in(&held, step)));
         ApprovedPlan(plan)
     }
 
@@ -233,6 +231,11 @@ impl Guard<'_> {
         }
         found
     }
+}
+
+/// Whether this is kept back, whatever the account would be given.
+fn is_in(held: &BTreeMap<DefguardId, BTreeSet<Harm>>, step: &HeldStep) -> bool {
+    held.get(&step.id).is_some_and(|harms| harms.contains(&step.harm))
 }
 
 fn accounts(count: usize) -> String {
